@@ -1,0 +1,40 @@
+"""The carry of a batch: zeros that are sharded as the inputs are, broadcasting, choosing rows."""
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lstm_jax.cell import LSTMSpec
+from lstm_jax.notation import LSTMState
+
+Tree = TypeVar("Tree")
+
+
+def zero_state(spec: LSTMSpec, hidden_size: int, xs: jax.Array, dtype: DTypeLike) -> LSTMState:
+    """A zero carry that varies over devices as the batch axes of ``xs`` do.
+
+    Derived from xs: a plain ``jnp.zeros`` is no valid carry beside a sharded batch, under
+    Explicit axes and in ``shard_map``. XLA drops the sum.
+    """
+    batch = jnp.zeros_like(xs.sum(axis=(0, -1)))
+
+    def zeros(type_: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.broadcast_to(batch[..., None].astype(type_.dtype), type_.shape)
+
+    return jax.tree.map(zeros, spec.state_types(hidden_size, batch.shape, dtype))
+
+
+def broadcast(state: LSTMState, zero: LSTMState) -> LSTMState:
+    """``state`` in the shapes, dtypes and sharding of ``zero``."""
+    return jax.tree.map(
+        lambda s, z: z + jnp.broadcast_to(jnp.asarray(s, z.dtype), z.shape), state, zero
+    )
+
+
+def select(flag: jax.Array | None, if_true: Tree, if_false: Tree) -> Tree:
+    """``where`` over a state: ``flag [*B]`` chooses rows of arrays ``[*B, H]``. None is False."""
+    if flag is None:
+        return if_false
+    return jax.tree.map(lambda a, b: jnp.where(flag[..., None], a, b), if_true, if_false)

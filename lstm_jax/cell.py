@@ -1,0 +1,221 @@
+"""One step of the LSTM: the six equations, and the parameters they read.
+
+With ``[h, x]`` the concatenation, σ the logistic function, ⊙ the element-wise product::
+
+    f_t = σ(W_f [h_{t-1}, x_t] + b_f)        forget gate: 1 keeps, 0 erases
+    i_t = σ(W_i [h_{t-1}, x_t] + b_i)        input gate
+    C̃_t = tanh(W_C [h_{t-1}, x_t] + b_C)     candidate values
+    C_t = f_t ⊙ C_{t-1} + i_t ⊙ C̃_t          cell state
+    o_t = σ(W_o [h_{t-1}, x_t] + b_o)        output gate
+    h_t = o_t ⊙ tanh(C_t)                    hidden state
+
+Sources: Hochreiter & Schmidhuber (1997), Long short-term memory; the forget gate is from
+Gers, Schmidhuber & Cummins (2000), Learning to forget.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.nn import sigmoid
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Float
+
+from lstm_jax import initializers
+from lstm_jax.checks import check_floating, check_params, check_state
+from lstm_jax.initializers import Initializer, per_gate
+from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent
+
+Precision = jax.lax.PrecisionLike
+
+
+@dataclass(frozen=True)
+class LSTMSpec:
+    """What is static about a cell, and its step as four small pure functions.
+
+    The split lets one backward rule and one kernel serve every variant of the cell: only
+    :meth:`recur` multiplies inside the time loop, only :meth:`pointwise` is non-linear.
+
+    >>> import jax
+    >>> spec, params = LSTMSpec(), init_lstm(jax.random.key(0), 3, 5)
+    >>> gx = spec.project(params, jax.numpy.ones((7, 2, 3)))     # all seven steps at once
+    >>> gx.shape
+    (7, 2, 20)
+    """
+
+    gates: ClassVar[int] = 4
+
+    def project(
+        self, params: LSTMParams, xs: Float[jax.Array, "*TB I"], precision: Precision = None
+    ) -> Projected:
+        """Parallel over time: ``gx = xs @ w_x + bias``."""
+        gx = jnp.dot(xs, params.w_x, precision=precision)
+        if params.bias is None:
+            return gx
+        return gx + jnp.broadcast_to(params.bias, gx.shape)
+
+    def recur(
+        self, params: LSTMParams, h: Float[jax.Array, "*B H"], precision: Precision = None
+    ) -> Recurrent:
+        """Linear in h and in w_h: the only matrix product in the time loop."""
+        return jnp.dot(h, params.w_h, precision=precision)
+
+    def pointwise(
+        self, params: LSTMParams, C: Any, gx: Projected, r: Recurrent
+    ) -> tuple[Any, jax.Array]:
+        """The equations, element by element in C's dtype: ``(C_{t-1}, z) -> (C_t, h_t)``."""
+        z = gx.astype(C.dtype) + r.astype(C.dtype)
+        z_i, z_f, z_g, z_o = jnp.split(z, 4, axis=-1)
+        f = sigmoid(z_f)
+        i = sigmoid(z_i)
+        g = jnp.tanh(z_g)  # C̃
+        C = f * C + i * g
+        o = sigmoid(z_o)
+        h = o * jnp.tanh(C)
+        return C, h.astype(gx.dtype)
+
+    def emit(self, params: LSTMParams, m: jax.Array, precision: Precision = None) -> jax.Array:
+        """Linear: what leaves the cell as h. Here, all of it."""
+        return m
+
+    def state_types(self, hidden_size: int, batch: tuple[int, ...], dtype: DTypeLike) -> LSTMState:
+        """Shapes and dtypes of the carry for a batch computed in ``dtype``."""
+        shape = (*batch, hidden_size)
+        C = jax.ShapeDtypeStruct(shape, at_least_float32(dtype))
+        h = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+        return LSTMState(C, h)  # type: ignore[arg-type]
+
+    def initial_bias(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
+        """The default initializer of the bias: forget bias 1."""
+        return initializers.forget_bias(1.0)(key, shape, dtype)
+
+
+def step(
+    spec: LSTMSpec, params: LSTMParams, state: LSTMState, gx: Projected, precision: Precision = None
+) -> tuple[LSTMState, jax.Array]:
+    """One step from projected inputs: the four functions in a row. ``-> (state, h)``."""
+    r = spec.recur(params, state.h, precision)
+    C, m = spec.pointwise(params, state.C, gx, r)
+    h = spec.emit(params, m, precision)
+    return LSTMState(C, h), h
+
+
+def lstm_cell(
+    params: LSTMParams,
+    state: LSTMState,
+    x: Float[ArrayLike, "*B I"],
+    spec: LSTMSpec = LSTMSpec(),
+    *,
+    precision: Precision = None,
+) -> tuple[LSTMState, Float[jax.Array, "*B H"]]:
+    """One step of the LSTM, a pure function that :func:`jax.lax.scan` takes as it is.
+
+    The state decides the dtype: x and the weights are cast to that of ``state.h``, the cell
+    state keeps its own, so that what goes out has the type of what came in.
+
+    Args:
+      params: the weights of the cell.
+      state: ``C`` and ``h``, each ``[*B, H]``.
+      x: the input of this step, ``[*B, I]``.
+      spec: which cell.
+      precision: of the matrix products, as in :func:`jax.numpy.dot`.
+
+    Returns:
+      The new state, and h once more as the step's output.
+
+    Raises:
+      ValueError: if shapes or dtypes do not fit; the message says which and how to mend it.
+
+    Source: the equations at the top of this module.
+
+    >>> import functools, jax, jax.numpy as jnp
+    >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
+    >>> zero = LSTMState(C=jnp.zeros((2, 5)), h=jnp.zeros((2, 5)))
+    >>> state, h = lstm_cell(params, zero, jnp.ones((2, 3)))
+    >>> h.shape
+    (2, 5)
+    >>> xs = jnp.ones((7, 2, 3))
+    >>> state, hs = jax.lax.scan(functools.partial(lstm_cell, params), zero, xs)
+    >>> hs.shape
+    (7, 2, 5)
+    """
+    x = jnp.asarray(x)
+    check_floating("x", x.dtype, "embed ids or one-hot them (jax.nn.one_hot) first")
+    check_params(params, x.shape[-1], spec.gates)
+    check_state("state", state, spec.state_types(params.w_h.shape[0], x.shape[:-1], x.dtype))
+    dtype = jnp.asarray(state.h).dtype
+    params = cast(params, dtype)
+    gx = spec.project(params, x.astype(dtype), precision)
+    return step(spec, params, state, gx, precision)
+
+
+def init_lstm(
+    key: jax.Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    spec: LSTMSpec = LSTMSpec(),
+    kernel_init: Initializer = initializers.glorot,
+    recurrent_kernel_init: Initializer = initializers.orthogonal,
+    bias_init: Initializer | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+) -> LSTMParams:
+    """Draws the weights of one layer.
+
+    Args:
+      key: a PRNG key.
+      input_size: I.
+      hidden_size: H.
+      spec: which cell.
+      kernel_init: of each gate's input weights ``[I, H]``; Glorot.
+      recurrent_kernel_init: of each gate's recurrent weights ``[H, H]``; orthogonal.
+      bias_init: of the packed bias ``[4H]``; None is forget bias 1. Others:
+        :func:`~lstm_jax.initializers.forget_bias`, :func:`~lstm_jax.initializers.chrono`,
+        :data:`~lstm_jax.initializers.zeros`.
+      param_dtype: of the weights.
+
+    >>> import jax
+    >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
+    >>> params.w_x.shape, params.w_h.shape, params.bias.shape
+    ((3, 20), (5, 20), (20,))
+    """
+    fields = param_initializers(
+        input_size, hidden_size, spec, kernel_init, recurrent_kernel_init, bias_init
+    )
+    keys = jax.random.split(key, len(fields))
+    return LSTMParams(
+        **{
+            name: init(k, shape, param_dtype)
+            for k, (name, (init, shape)) in zip(keys, fields.items(), strict=True)
+        }
+    )
+
+
+def param_initializers(
+    input_size: int,
+    hidden_size: int,
+    spec: LSTMSpec,
+    kernel_init: Initializer,
+    recurrent_kernel_init: Initializer,
+    bias_init: Initializer | None,
+) -> dict[str, tuple[Initializer, tuple[int, ...]]]:
+    """The initializer and shape of each field of :class:`LSTMParams` that ``spec`` needs."""
+    packed = spec.gates * hidden_size
+    return {
+        "w_x": (per_gate(kernel_init, spec.gates), (input_size, packed)),
+        "w_h": (per_gate(recurrent_kernel_init, spec.gates), (hidden_size, packed)),
+        "bias": (bias_init or spec.initial_bias, (packed,)),
+    }
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """float32 for the half precisions, ``dtype`` itself for float32 and float64."""
+    return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
+
+
+def cast(params: LSTMParams, dtype: DTypeLike) -> LSTMParams:
+    """The parameters in the compute dtype."""
+    return jax.tree.map(lambda p: jnp.asarray(p, dtype), params)

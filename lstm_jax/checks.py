@@ -1,0 +1,98 @@
+"""What a caller can get wrong, and how to mend it. All at trace time, from shapes and dtypes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.notation import LSTMParams, LSTMState
+
+
+def check_xs(xs: jax.Array) -> None:
+    """``xs`` is ``[T, *B, I]`` and real."""
+    if xs.ndim < 2:
+        raise ValueError(
+            f"expected xs of shape [T, *B, I], time first, got shape {xs.shape}; for a single "
+            "time step call lstm_cell, or add the axis with xs[None]."
+        )
+    check_floating("xs", xs.dtype, "embed ids or one-hot them (jax.nn.one_hot) first")
+
+
+def check_floating(name: str, dtype: Any, mend: str) -> None:
+    """``dtype`` is a real floating point type."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"expected {name} to be floating point, got {dtype}; {mend}.")
+
+
+def check_params(params: LSTMParams, input_size: int, gates: int) -> None:
+    """The weights fit each other and the input."""
+    if not isinstance(params, LSTMParams):
+        raise ValueError(
+            f"expected LSTMParams(w_x, w_h, bias), got {type(params).__name__}; for a dict of "
+            "the same names write LSTMParams(**params), for several layers call lstm_stack."
+        )
+    H = params.w_h.shape[0]
+    packed = gates * H
+    if params.w_h.shape != (H, packed):
+        raise ValueError(
+            f"expected w_h of shape [H, {gates}H], got {params.w_h.shape}; with w_h transposed, "
+            "pass w_h.T."
+        )
+    if params.w_x.shape != (input_size, packed):
+        raise ValueError(
+            f"expected w_x of shape {(input_size, packed)} for an input of size {input_size} "
+            f"and w_h of shape {params.w_h.shape}, got {params.w_x.shape}; check the last axis "
+            "of the input, and that both weights belong to one layer."
+        )
+    if params.bias is not None and params.bias.shape != (packed,):
+        raise ValueError(
+            f"expected bias of shape {(packed,)}, got {params.bias.shape}; PyTorch's two biases "
+            "are added: bias_ih + bias_hh."
+        )
+
+
+def check_state(name: str, state: LSTMState, types: LSTMState, *, shared: bool = False) -> None:
+    """``state`` has the shapes of ``types``; if it may be ``shared``, also without batch axes."""
+    if not isinstance(state, LSTMState):
+        raise ValueError(
+            f"expected {name} to be an LSTMState, got {type(state).__name__}; write "
+            "LSTMState(C=cell_state, h=hidden_state), by name, since the order differs between "
+            "libraries."
+        )
+    for field, value, want in zip(LSTMState._fields, state, types, strict=True):
+        got = None if value is None else jnp.shape(value)
+        fits = _fitting(want, shared)
+        if got not in fits:
+            shapes = " or ".join(str(shape) for shape in dict.fromkeys(fits))
+            raise ValueError(f"expected {name}.{field} of shape {shapes}, got {got}.")
+
+
+def _fitting(want: Any, shared: bool) -> tuple[Any, ...]:
+    if want is None:
+        return (None,)
+    return (want.shape, want.shape[-1:]) if shared else (want.shape,)
+
+
+def check_lengths(lengths: jax.Array, batch: tuple[int, ...]) -> None:
+    """``lengths`` is ``[*B]``, integers."""
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"expected lengths to be integers, got {lengths.dtype}; lengths.astype(int), or for "
+            "a mask that is True at real steps mask.sum(axis=0)."
+        )
+    if lengths.shape != batch:
+        raise ValueError(f"expected lengths of shape {batch}, one a sequence, got {lengths.shape}.")
+
+
+def check_resets(resets: jax.Array, shape: tuple[int, ...]) -> None:
+    """``resets`` is ``[T, *B]``, bool."""
+    if resets.dtype != jnp.bool_:
+        raise ValueError(
+            f"expected resets to be bool, got {resets.dtype}; True at t starts a new segment at "
+            "t, so convert with resets.astype(bool), or `segment_ids != previous_ids`."
+        )
+    if resets.shape != shape:
+        raise ValueError(
+            f"expected resets of shape {shape}, one flag a step and sequence, time first, got "
+            f"{resets.shape}."
+        )

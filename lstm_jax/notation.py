@@ -1,0 +1,117 @@
+"""The dictionary of the project: what each letter and each tuple means.
+
+Dimensions, in signatures and in names of intermediate arrays:
+
+    T  time steps              B  batch; ``*B`` is any number of leading axes, none included
+    I  input size              H  hidden size
+    G  gates (4 for the LSTM)  L  layers        D  directions        V  vocabulary
+
+Core functions are time-major, ``[T, *B, ...]``, as :func:`jax.lax.scan` is. Packed
+arrays hold the gates side by side on their last axis, in the field's order i, f, g, o
+(input, forget, candidate C̃, output).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
+
+Xs = Float[ArrayLike, "T *B I"]
+"""A sequence of inputs."""
+Hs = Float[jax.Array, "T *B H"]
+"""A sequence of hidden states: what a layer hands to the next."""
+Projected = Float[jax.Array, "*TB GH"]
+"""``gx``: the inputs' share of the gates' pre-activations, bias included."""
+Recurrent = Float[jax.Array, "*B GH"]
+"""``r``: the hidden state's share of the gates' pre-activations."""
+Resets = Bool[ArrayLike, "T *B"]
+"""True at t: a boundary between t-1 and t."""
+Lengths = Int[ArrayLike, "*B"]
+"""True lengths of right-padded sequences."""
+
+
+class LSTMState(NamedTuple):
+    """The carry of the recurrence.
+
+    Attributes:
+      C: cell state ``[*B, H]``, at least float32 whatever the compute dtype: it is a sum
+        over many steps, and small addends must not be lost.
+      h: hidden state ``[*B, H]`` in the compute dtype.
+    """
+
+    C: jax.Array
+    h: jax.Array
+
+
+class LSTMParams(NamedTuple):
+    """The weights of one layer and direction, packed in gate order i, f, g, o.
+
+    Attributes:
+      w_x: input weights ``[I, 4H]``.
+      w_h: recurrent weights ``[H, 4H]``.
+      bias: ``[4H]``, or None for no bias.
+    """
+
+    w_x: jax.Array
+    w_h: jax.Array
+    bias: jax.Array | None = None
+
+    @classmethod
+    def from_gates(
+        cls,
+        W_f: Float[ArrayLike, "H HI"],
+        W_i: Float[ArrayLike, "H HI"],
+        W_C: Float[ArrayLike, "H HI"],
+        W_o: Float[ArrayLike, "H HI"],
+        b_f: Float[ArrayLike, " H"],
+        b_i: Float[ArrayLike, " H"],
+        b_C: Float[ArrayLike, " H"],
+        b_o: Float[ArrayLike, " H"],
+    ) -> "LSTMParams":
+        """Packs the textbook's matrices, each ``[H, H + I]``, which multiply ``[h, x]``.
+
+        Source: the six equations in :mod:`lstm_jax.cell`.
+
+        Raises:
+          ValueError: if a matrix is not ``[H, H + I]`` or a bias not ``[H]``.
+
+        >>> import jax.numpy as jnp
+        >>> W, b = jnp.ones((3, 3 + 2)), jnp.zeros(3)          # H = 3, I = 2
+        >>> params = LSTMParams.from_gates(W, W, W, W, b, b, b, b)
+        >>> params.w_x.shape, params.w_h.shape, params.bias.shape
+        ((2, 12), (3, 12), (12,))
+        """
+        matrices = [jnp.asarray(W) for W in (W_i, W_f, W_C, W_o)]
+        biases = [jnp.asarray(b) for b in (b_i, b_f, b_C, b_o)]
+        shape = matrices[0].shape
+        if len(shape) != 2 or shape[1] <= shape[0] or any(W.shape != shape for W in matrices):
+            raise ValueError(
+                "expected four matrices of one shape [H, H + I] with I >= 1, got "
+                f"{[W.shape for W in matrices]} for W_i, W_f, W_C, W_o; a matrix that "
+                "multiplies from the right must be transposed first."
+            )
+        H = shape[0]
+        if any(b.shape != (H,) for b in biases):
+            raise ValueError(
+                f"expected four biases of shape ({H},), as many as the matrices have rows, "
+                f"got {[b.shape for b in biases]} for b_i, b_f, b_C, b_o."
+            )
+        packed = jnp.concatenate(matrices).T  # [H + I, 4H]
+        return cls(w_x=packed[H:], w_h=packed[:H], bias=jnp.concatenate(biases))
+
+    def to_gates(self) -> dict[str, jax.Array]:
+        """The inverse of :meth:`from_gates`, as its keyword arguments.
+
+        >>> import jax.numpy as jnp
+        >>> params = LSTMParams(jnp.ones((2, 12)), jnp.ones((3, 12)), jnp.zeros(12))
+        >>> gates = params.to_gates()
+        >>> gates["W_f"].shape, gates["b_f"].shape
+        ((3, 5), (3,))
+        """
+        packed = jnp.concatenate([self.w_h, self.w_x]).T  # [4H, H + I]
+        bias = jnp.zeros_like(packed[:, 0]) if self.bias is None else self.bias
+        matrices = dict(zip(("W_i", "W_f", "W_C", "W_o"), jnp.split(packed, 4), strict=True))
+        biases = dict(zip(("b_i", "b_f", "b_C", "b_o"), jnp.split(bias, 4), strict=True))
+        return matrices | biases

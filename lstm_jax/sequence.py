@@ -1,0 +1,172 @@
+"""``lstm``: a whole sequence through one layer, with lengths, resets and direction."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lstm_jax.backends import choose
+from lstm_jax.backends.problem import Problem
+from lstm_jax.carry import broadcast, select, zero_state
+from lstm_jax.cell import LSTMSpec, Precision, cast
+from lstm_jax.checks import (
+    check_floating,
+    check_lengths,
+    check_params,
+    check_resets,
+    check_state,
+    check_xs,
+)
+from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
+
+
+def lstm(
+    params: LSTMParams,
+    xs: Xs,
+    state: LSTMState | None = None,
+    *,
+    spec: LSTMSpec = LSTMSpec(),
+    lengths: Lengths | None = None,
+    resets: Resets | None = None,
+    reset_state: LSTMState | None = None,
+    reverse: bool = False,
+    dtype: DTypeLike | None = None,
+    precision: Precision = None,
+    backend: str = "auto",
+    unroll: int = 1,
+) -> tuple[LSTMState, Hs]:
+    """Runs an LSTM layer over a sequence.
+
+    Args:
+      params: the layer's weights.
+      xs: inputs ``[T, *B, I]``, time first; any number of batch axes, none included.
+      state: where the sequence starts, ``C`` and ``h`` of shape ``[*B, H]`` (or ``[H]``, shared
+        by all sequences). None starts from ``reset_state``. Feed the final state of one chunk
+        to the next and the result is that of the whole.
+      spec: which cell.
+      lengths: true lengths ``[*B]`` of right-padded sequences, clipped to ``[0, T]``. Outputs
+        past the end are 0, the padding holds the state, and nothing in it (not even NaN)
+        reaches an output or a gradient.
+      resets: bool ``[T, *B]``. True at t means that t begins a new segment: a boundary between
+        t-1 and t. Going forward, step t reads ``reset_state``; in reverse, the state is reset
+        after step t, before t-1 reads it. Resets in the padding do nothing.
+      reset_state: what a new segment starts from, shaped like ``state``; zeros if None. A learned
+        initial state goes here. It is never ``state``: that is the carry of an earlier chunk.
+      reverse: runs from the last step to the first; outputs stay at their own time.
+      dtype: the compute dtype; None is that of xs. Weights are cast to it, ``h`` and ``hs`` have
+        it, ``C`` is at least float32.
+      precision: of the matrix products, as in :func:`jax.numpy.dot`.
+      backend: "auto" or a name from :data:`lstm_jax.backends.BACKENDS`.
+      unroll: time steps an iteration of the compiled loop.
+
+    Returns:
+      The final state (at the true last step; the earliest, in reverse) and the hidden states
+      ``[T, *B, H]``.
+
+    Raises:
+      ValueError: if shapes or dtypes do not fit, at trace time; the message says what was
+        expected, what came, and how to mend it.
+
+    Source: the equations in :mod:`lstm_jax.cell`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from lstm_jax import init_lstm, lstm
+    >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
+    >>> xs = jax.random.normal(jax.random.key(1), (7, 2, 3))         # T = 7, B = 2, I = 3
+    >>> final_state, hs = lstm(params, xs, lengths=jnp.array([7, 4]))
+    >>> hs.shape, bool((hs[4:, 1] == 0).all())
+    ((7, 2, 5), True)
+    >>> bool((final_state.h[1] == hs[3, 1]).all())
+    True
+    """
+    xs = jnp.asarray(xs)
+    check_xs(xs)
+    dtype = jnp.dtype(xs.dtype if dtype is None else dtype)
+    check_floating("dtype", dtype, "pass float32, bfloat16, float16 or float64")
+    check_params(params, xs.shape[-1], spec.gates)
+    T, *batch = xs.shape[:-1]
+    types = spec.state_types(params.w_h.shape[0], tuple(batch), dtype)
+    if state is not None:
+        check_state("state", state, types, shared=True)
+    if reset_state is not None:
+        check_state("reset_state", reset_state, types, shared=True)
+    if lengths is not None:
+        lengths = jnp.asarray(lengths)
+        check_lengths(lengths, tuple(batch))
+    if resets is not None:
+        resets = jnp.asarray(resets)
+        check_resets(resets, (T, *batch))
+    return _lstm(
+        params,
+        xs,
+        state,
+        lengths,
+        resets,
+        reset_state,
+        spec=spec,
+        reverse=reverse,
+        dtype=dtype,
+        precision=precision,
+        backend=backend,
+        unroll=unroll,
+    )
+
+
+@partial(jax.jit, static_argnames=("spec", "reverse", "dtype", "precision", "backend", "unroll"))
+def _lstm(
+    params: LSTMParams,
+    xs: jax.Array,
+    state: LSTMState | None,
+    lengths: jax.Array | None,
+    resets: jax.Array | None,
+    reset_state: LSTMState | None,
+    *,
+    spec: LSTMSpec,
+    reverse: bool,
+    dtype: jnp.dtype,
+    precision: Precision,
+    backend: str,
+    unroll: int,
+) -> tuple[LSTMState, Hs]:
+    """``lstm`` on checked arguments; jitted, so that it compiles once a shape when called bare."""
+    params = cast(params, dtype)
+    zero = zero_state(spec, params.w_h.shape[0], xs, dtype)
+    reset_state = zero if reset_state is None else broadcast(reset_state, zero)
+    state = reset_state if state is None else broadcast(state, zero)
+
+    hold = begin = None
+    if lengths is not None:
+        hold = padding(lengths, xs.shape[0])
+        # Before the projection: 0 * NaN would be NaN in the gradient of w_x.
+        xs = jnp.where(hold[..., None], jnp.zeros((), xs.dtype), xs)
+    if resets is not None:
+        begin = resets if hold is None else resets & ~hold
+        if reverse:
+            # A boundary before t is met after step t: by the step t-1, or by the final state.
+            boundaries = jnp.pad(begin, [(0, 1)] + [(0, 0)] * (begin.ndim - 1))
+            begin, last = boundaries[1:], boundaries[0]
+
+    gx = spec.project(params, xs.astype(dtype), precision)
+    run = choose(backend, Problem(spec, params, gx, state, begin, hold))
+    final_state, hs = run.unroll(
+        spec,
+        params,
+        gx,
+        state,
+        begin=begin,
+        reset_state=reset_state,
+        hold=hold,
+        reverse=reverse,
+        precision=precision,
+        unroll=unroll,
+    )
+    if resets is not None and reverse:
+        final_state = select(last, reset_state, final_state)
+    return final_state, hs
+
+
+def padding(lengths: jax.Array, T: int) -> jax.Array:
+    """``[T, *B]``, True past the end of each sequence."""
+    t = jnp.expand_dims(jnp.arange(T, dtype=lengths.dtype), range(1, lengths.ndim + 1))
+    return t >= lengths[None]
