@@ -1,0 +1,1 @@
+"""Corpora and tasks: where batches come from."""

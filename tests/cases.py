@@ -1,0 +1,125 @@
+"""Random problems: shapes from hypothesis, values from NumPy."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+from lstm_jax import LSTMParams, LSTMState, init_stack
+
+BATCHES = [(), (1,), (3,), (2, 3), (2, 1, 2)]
+
+
+@dataclass
+class Case:
+    """A problem for ``lstm`` (the first entry of each tuple) or ``lstm_stack``."""
+
+    params: tuple[LSTMParams, ...]
+    xs: np.ndarray
+    states: tuple[LSTMState, ...] | None
+    lengths: np.ndarray | None
+    resets: np.ndarray | None
+    reset_states: tuple[LSTMState, ...] | None
+    reverse: bool
+    directions: int
+
+    @property
+    def masks(self) -> dict[str, Any]:
+        return {"lengths": self.lengths, "resets": self.resets, "reverse": self.reverse}
+
+    @property
+    def gates(self) -> list[dict[str, np.ndarray]]:
+        """The parameters in the textbook's form."""
+        return [{k: np.asarray(v) for k, v in p.to_gates().items()} for p in self.params]
+
+    @property
+    def numpy_reset_states(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        shape = (*self.xs.shape[1:-1], self.params[0].w_h.shape[0])
+        if self.reset_states is None:
+            return [(np.zeros(shape), np.zeros(shape))] * len(self.params)
+        return [(np.asarray(s.C), np.asarray(s.h)) for s in self.reset_states]
+
+    @property
+    def numpy_states(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        if self.states is None:
+            return self.numpy_reset_states
+        return [(np.asarray(s.C), np.asarray(s.h)) for s in self.states]
+
+
+def make_case(
+    seed=0,
+    *,
+    T=5,
+    batch=(3,),
+    I=2,
+    H=3,
+    layers=1,
+    directions=1,
+    state=True,
+    lengths=True,
+    resets=True,
+    reset_state=True,
+    reverse=False,
+    dtype=jnp.float32,
+) -> Case:
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
+    def state_of_a_layer():
+        C, h = normal(*batch, H), normal(*batch, H)
+        return LSTMState(C.astype(jnp.float32) if dtype == jnp.bfloat16 else C, h)
+
+    def states():
+        return tuple(state_of_a_layer() for _ in range(layers * directions))
+
+    params = init_stack(
+        jax.random.key(seed), I, H, layers, bidirectional=directions == 2, param_dtype=dtype
+    )
+    # Away from the symmetric start: every bias and every weight matters.
+    params = jax.tree.map(lambda p: p + jnp.asarray(0.5, dtype) * normal(*p.shape), params)
+    return Case(
+        params=params,
+        xs=np.asarray(normal(T, *batch, I)),
+        states=states() if state else None,
+        lengths=rng.integers(0, T + 3, batch) if lengths else None,  # zero and beyond T included
+        resets=rng.random((T, *batch)) < 0.3 if resets else None,
+        reset_states=states() if reset_state else None,
+        reverse=reverse,
+        directions=directions,
+    )
+
+
+def cases(layers=(1,), directions=(1,), dtype=jnp.float32):
+    """A strategy over everything that ``lstm`` (or ``lstm_stack``) can be asked."""
+    return st.builds(
+        make_case,
+        seed=st.integers(0, 10_000),
+        T=st.sampled_from([0, 1, 2, 5]),
+        batch=st.sampled_from(BATCHES),
+        I=st.sampled_from([1, 2]),
+        H=st.sampled_from([1, 3]),
+        layers=st.sampled_from(layers),
+        directions=st.sampled_from(directions),
+        state=st.booleans(),
+        lengths=st.booleans(),
+        resets=st.booleans(),
+        reset_state=st.booleans(),
+        reverse=st.booleans(),
+        dtype=st.just(dtype),
+    )
+
+
+def assert_close(actual, desired, atol):
+    """Two trees of arrays agree to ``atol`` everywhere (and have the same shapes)."""
+    actual, desired = jax.tree.leaves(actual), jax.tree.leaves(desired)
+    assert len(actual) == len(desired)
+    for a, b in zip(actual, desired, strict=True):
+        assert np.shape(a) == np.shape(b)
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=0, atol=atol
+        )

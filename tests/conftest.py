@@ -1,0 +1,45 @@
+"""How every test runs: eight virtual devices, strict promotion rules in the core, shapes checked."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
+
+hypothesis.settings.register_profile(
+    "project",
+    deadline=None,  # a new shape compiles
+    derandomize=True,
+    # Fixtures here are modes of jax, the same for every example.
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    print_blob=True,
+)
+hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def strict_jax(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No silent promotion of dtypes or ranks. Flax and Optax do not pass this: ``STRICT = False``."""
+    if not getattr(request.module, "STRICT", True):
+        yield
+        return
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """64-bit arithmetic, to compare with float64 NumPy."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def unannotated() -> Iterator[None]:
+    """Turns the test-time check of annotations off, so that our own errors are what is seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

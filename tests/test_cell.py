@@ -1,0 +1,116 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_jax import LSTMParams, LSTMState, init_lstm, lstm_cell
+from tests import reference
+from tests.cases import assert_close, make_case
+
+
+def one_step(case):
+    return case.params[0], case.states[0], jnp.asarray(case.xs[0])
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    batch=st.sampled_from([(), (1,), (3,), (2, 3)]),
+    I=st.integers(1, 4),
+    H=st.integers(1, 4),
+    scale=st.sampled_from([0.1, 1.0, 30.0]),
+)
+@settings(max_examples=60)
+def test_equals_the_equations_in_float64(x64, seed, batch, I, H, scale):
+    case = make_case(seed, T=1, batch=batch, I=I, H=H, dtype=jnp.float64)
+    params, state, x = one_step(case)
+    new, h = lstm_cell(params, state, x * scale)
+    C_want, h_want = np.zeros(state.C.shape), np.zeros(state.h.shape)
+    for b in np.ndindex(*batch):
+        C_want[b], h_want[b] = reference.cell(
+            case.gates[0], np.asarray(state.C[b]), np.asarray(state.h[b]), case.xs[(0, *b)] * scale
+        )
+    assert_close((new.C, new.h, h), (C_want, h_want, h_want), atol=1e-12)
+
+
+def test_equals_the_equations_written_with_the_textbooks_matrices(x64):
+    rng = np.random.default_rng(0)
+    H, I = 4, 3
+    gates = {f"W_{n}": rng.standard_normal((H, H + I)) for n in "fiCo"}
+    gates |= {f"b_{n}": rng.standard_normal(H) for n in "fiCo"}
+    C, h, x = (rng.standard_normal(n) for n in (H, H, I))
+    new, _ = lstm_cell(LSTMParams.from_gates(**gates), LSTMState(jnp.asarray(C), jnp.asarray(h)), x)
+    assert_close((new.C, new.h), reference.cell(gates, C, h, x), atol=1e-12)
+
+
+def test_fits_scan_as_it_is():
+    case = make_case(T=5)
+    state, hs = jax.lax.scan(partial(lstm_cell, case.params[0]), case.states[0], case.xs)
+    loop = case.states[0]
+    for x, h in zip(case.xs, hs, strict=True):
+        loop, h_loop = lstm_cell(case.params[0], loop, x)
+        assert_close(h, h_loop, atol=1e-6)
+    assert_close(state, loop, atol=1e-6)
+
+
+@pytest.mark.parametrize("C_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("h_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("x_dtype", [jnp.float32, jnp.bfloat16])
+def test_the_state_decides_the_dtype(C_dtype, h_dtype, x_dtype):
+    params = init_lstm(jax.random.key(0), 2, 3)
+    state = LSTMState(jnp.zeros((4, 3), C_dtype), jnp.zeros((4, 3), h_dtype))
+    new, h = lstm_cell(params, state, jnp.ones((4, 2), x_dtype))
+    assert (new.C.dtype, new.h.dtype, h.dtype) == (C_dtype, h_dtype, h_dtype)
+
+
+def test_gates_are_evaluated_in_float32_under_bfloat16():
+    case = make_case(T=1, H=8, dtype=jnp.bfloat16)
+    (params, state, x) = one_step(case)
+    jaxpr = jax.make_jaxpr(lstm_cell)(params, state, x)
+    kinds = {e.primitive.name: e.outvars[0].aval.dtype for e in jaxpr.eqns}
+    assert kinds["tanh"] == kinds["logistic"] == jnp.float32
+    assert kinds["dot_general"] == jnp.bfloat16
+
+
+def test_without_bias():
+    params, state, x = one_step(make_case(T=1))
+    bare = lstm_cell(params._replace(bias=None), state, x)
+    assert_close(bare, lstm_cell(params._replace(bias=jnp.zeros(12)), state, x), atol=0)
+
+
+def test_saturated_gates_keep_the_cell_state_and_its_gradient():
+    """The textbook's claim: with f = 1 and i = 0, C and dC pass unchanged, however many steps."""
+    H = 3
+    shut = jnp.concatenate([jnp.full(H, -60.0), jnp.full(H, 60.0), jnp.zeros(2 * H)])
+    params = LSTMParams(jnp.zeros((1, 4 * H)), jnp.zeros((H, 4 * H)), shut)
+    C = jnp.arange(1.0, 4.0)
+
+    def last_C(C):
+        state, _ = jax.lax.scan(
+            partial(lstm_cell, params), LSTMState(C, jnp.zeros(H)), jnp.ones((1000, 1))
+        )
+        return state.C
+
+    assert_close(last_C(C), C, atol=0)
+    assert_close(jax.jacobian(last_C)(C), jnp.eye(H), atol=0)
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": jnp.ones((3, 2), int)}, "x to be floating point, got int32; embed ids"),
+        ({"x": jnp.ones((3, 5))}, r"w_x of shape \(5, 12\).*got \(2, 12\)"),
+        ({"state": (jnp.ones((3, 3)), jnp.ones((3, 3)))}, "to be an LSTMState, got tuple"),
+        ({"state": LSTMState(jnp.ones((3, 4)), jnp.ones((3, 3)))}, r"state.C of shape \(3, 3\), got"),
+        ({"state": LSTMState(jnp.ones(3), jnp.ones(3))}, r"state.C of shape \(3, 3\), got \(3,\)"),
+        ({"params": {"w_x": 0}}, r"got dict; .*LSTMParams\(\*\*params\)"),
+    ],
+)
+def test_errors_say_what_was_expected(change, message):
+    params, state, x = one_step(make_case(T=1))
+    with pytest.raises(ValueError, match=message):
+        lstm_cell(**{"params": params, "state": state, "x": x} | change)
