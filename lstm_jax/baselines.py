@@ -26,7 +26,7 @@ from jax.typing import DTypeLike
 
 from lstm_jax import initializers
 from lstm_jax.cell import LSTMSpec, at_least_float32, init_lstm
-from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent
+from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RNNSpec(LSTMSpec):
         h = jnp.tanh(gx.astype(wide) + r.astype(wide))
         return None, h.astype(gx.dtype)
 
-    def state_types(self, hidden_size: int, batch: tuple[int, ...], dtype: DTypeLike) -> LSTMState:
+    def state_types(self, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
         """Of h alone."""
         return super().state_types(hidden_size, batch, dtype)._replace(C=None)  # type: ignore[arg-type]
 

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from lstm_jax import initializers
 from lstm_jax.checks import check_floating, check_params, check_state
 from lstm_jax.initializers import Initializer, per_gate
-from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent
+from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape
 
 Precision = jax.lax.PrecisionLike
 
@@ -79,7 +79,7 @@ class LSTMSpec:
         """Linear: what leaves the cell as h. Here, all of it."""
         return m
 
-    def state_types(self, hidden_size: int, batch: tuple[int, ...], dtype: DTypeLike) -> LSTMState:
+    def state_types(self, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
         """Shapes and dtypes of the carry for a batch computed in ``dtype``."""
         shape = (*batch, hidden_size)
         C = jax.ShapeDtypeStruct(shape, at_least_float32(dtype))

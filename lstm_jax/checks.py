@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.notation import LSTMParams, LSTMState, Shape
 
 
 def check_xs(xs: jax.Array) -> None:
@@ -73,7 +73,7 @@ def _fitting(want: Any, shared: bool) -> tuple[Any, ...]:
     return (want.shape, want.shape[-1:]) if shared else (want.shape,)
 
 
-def check_lengths(lengths: jax.Array, batch: tuple[int, ...]) -> None:
+def check_lengths(lengths: jax.Array, batch: Shape) -> None:
     """``lengths`` is ``[*B]``, integers."""
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(
@@ -84,7 +84,7 @@ def check_lengths(lengths: jax.Array, batch: tuple[int, ...]) -> None:
         raise ValueError(f"expected lengths of shape {batch}, one a sequence, got {lengths.shape}.")
 
 
-def check_resets(resets: jax.Array, shape: tuple[int, ...]) -> None:
+def check_resets(resets: jax.Array, shape: Shape) -> None:
     """``resets`` is ``[T, *B]``, bool."""
     if resets.dtype != jnp.bool_:
         raise ValueError(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from lstm_jax.cell import LSTMSpec
-from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.notation import LSTMParams, LSTMState, Shape
 from lstm_jax.stack import lstm_stack
 
 
@@ -29,9 +29,7 @@ def layer_sizes(
     }
 
 
-def zero_carry(
-    spec: LSTMSpec, hidden_size: int, batch: tuple[int, ...], dtype: DTypeLike
-) -> LSTMState:
+def zero_carry(spec: LSTMSpec, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
     """A zero carry: one buffer for C and one for h, so that both can be donated."""
     types = spec.state_types(hidden_size, batch, dtype)
     return jax.tree.map(lambda type_: jnp.zeros(type_.shape, type_.dtype), types)

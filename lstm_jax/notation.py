@@ -11,13 +11,15 @@ arrays hold the gates side by side on their last axis, in the field's order i, f
 (input, forget, candidate C̃, output).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
+Shape = tuple[Any, ...]
+"""Sizes: integers, or symbols when a function is exported for any size."""
 Xs = Float[ArrayLike, "T *B I"]
 """A sequence of inputs."""
 Hs = Float[jax.Array, "T *B H"]

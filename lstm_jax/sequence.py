@@ -137,7 +137,7 @@ def _lstm(
 
     hold = begin = None
     if lengths is not None:
-        hold = padding(lengths, xs.shape[0])
+        hold = padding(lengths, xs)
         # Before the projection: 0 * NaN would be NaN in the gradient of w_x.
         xs = jnp.where(hold[..., None], jnp.zeros((), xs.dtype), xs)
     if resets is not None:
@@ -166,7 +166,8 @@ def _lstm(
     return final_state, hs
 
 
-def padding(lengths: jax.Array, T: int) -> jax.Array:
+def padding(lengths: jax.Array, xs: jax.Array) -> jax.Array:
     """``[T, *B]``, True past the end of each sequence."""
-    t = jnp.expand_dims(jnp.arange(T, dtype=lengths.dtype), range(1, lengths.ndim + 1))
+    t = jnp.arange(xs.shape[0], dtype=lengths.dtype)
+    t = jnp.expand_dims(t, range(1, lengths.ndim + 1))
     return t >= lengths[None]

@@ -1,4 +1,4 @@
-"""How every test runs: eight virtual devices, strict promotion rules in the core, shapes checked."""
+"""How every test runs: virtual devices, strict promotion rules in the core, shapes checked."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ hypothesis.settings.load_profile("project")
 
 @pytest.fixture(autouse=True)
 def strict_jax(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No silent promotion of dtypes or ranks. Flax and Optax do not pass this: ``STRICT = False``."""
+    """No silent promotion of dtypes or ranks. Flax and Optax need ``STRICT = False``."""
     if not getattr(request.module, "STRICT", True):
         yield
         return

@@ -105,7 +105,10 @@ def test_saturated_gates_keep_the_cell_state_and_its_gradient():
         ({"x": jnp.ones((3, 2), int)}, "x to be floating point, got int32; embed ids"),
         ({"x": jnp.ones((3, 5))}, r"w_x of shape \(5, 12\).*got \(2, 12\)"),
         ({"state": (jnp.ones((3, 3)), jnp.ones((3, 3)))}, "to be an LSTMState, got tuple"),
-        ({"state": LSTMState(jnp.ones((3, 4)), jnp.ones((3, 3)))}, r"state.C of shape \(3, 3\), got"),
+        (
+            {"state": LSTMState(jnp.ones((3, 4)), jnp.ones((3, 3)))},
+            r"state.C of shape \(3, 3\), got",
+        ),
         ({"state": LSTMState(jnp.ones(3), jnp.ones(3))}, r"state.C of shape \(3, 3\), got \(3,\)"),
         ({"params": {"w_x": 0}}, r"got dict; .*LSTMParams\(\*\*params\)"),
     ],

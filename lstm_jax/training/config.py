@@ -22,13 +22,12 @@ class Model:
     """Layers."""
     embedding_size: int = 64
     """Size of the vector that stands for a symbol."""
-    dropout: float = 0.0
+    dropout: float = 0.15
     """Share of activations dropped between layers and before the output."""
 
     def __post_init__(self) -> None:
         _positive(self, "hidden_size", "num_layers", "embedding_size")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"model.dropout: expected a number in [0, 1), got {self.dropout}.")
+        _probability(self, "dropout")
 
 
 @dataclass(frozen=True)
@@ -39,20 +38,25 @@ class Data:
     """text: predict the next character."""
     path: Path | None = None
     """A UTF-8 text file, its last tenth held out; None is the corpus that comes with Python."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Sequences a batch, each reading its own part of the corpus."""
     sequence_length: int = 64
     """Time steps a batch; the state is carried from one batch to the next."""
 
+    reset_probability: float = 0.02
+    """Chance that a sequence starts a batch from a zero state: a model that never saw one in the
+    middle of a text is lost when it is evaluated or prompted there."""
+
     def __post_init__(self) -> None:
         _positive(self, "batch_size", "sequence_length")
+        _probability(self, "reset_probability")
 
 
 @dataclass(frozen=True)
 class Optimizer:
     """AdamW with warm-up and cosine decay."""
 
-    learning_rate: float = 4e-3
+    learning_rate: float = 6e-3
     """At its peak."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from 0; it then falls to 0 along a cosine."""
@@ -69,11 +73,11 @@ class Optimizer:
 class Train:
     """The loop."""
 
-    steps: int = 2000
+    steps: int = 2400
     """Updates."""
     log_every: int = 200
     """Steps between progress lines."""
-    eval_every: int = 1000
+    eval_every: int = 800
     """Steps between evaluations on the held-out text."""
     steps_per_dispatch: int = 10
     """Steps in one call of the compiled function; must divide the other numbers here."""
@@ -125,6 +129,14 @@ def read_config(path: Path) -> Experiment:
 
 def _positive(group: object, *names: str) -> None:
     for name in names:
-        if not getattr(group, name) > 0:
-            where = f"{type(group).__name__.lower()}.{name}"
-            raise ConfigError(f"{where}: expected a positive number, got {getattr(group, name)}.")
+        _require(group, name, getattr(group, name) > 0, "a positive number")
+
+
+def _probability(group: object, name: str) -> None:
+    _require(group, name, 0.0 <= getattr(group, name) < 1.0, "a number in [0, 1)")
+
+
+def _require(group: object, name: str, fulfilled: bool, expected: str) -> None:
+    if not fulfilled:
+        where = f"{type(group).__name__.lower()}.{name}"
+        raise ConfigError(f"{where}: expected {expected}, got {getattr(group, name)}.")

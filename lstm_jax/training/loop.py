@@ -57,7 +57,7 @@ def train(experiment: Experiment) -> dict[str, float]:
         opt_state=optimizer.init(params),
         carry=model.initialize_carry(data.batch_size),
     )
-    train_steps = make_train_steps(graphdef, optimizer, seed)
+    train_steps = make_train_steps(graphdef, optimizer, seed, data.reset_probability)
     held_out = held_out_bits(graphdef, model, held_out_ids, data)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{size:,} parameters, {run.steps:,} steps of {data.batch_size} x {data.sequence_length}")

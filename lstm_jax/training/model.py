@@ -46,18 +46,31 @@ class LanguageModel(nnx.Module):
         return self.lstm.initialize_carry((batch_size, self.lstm.in_features))
 
     def __call__(
-        self, carry: Carry, ids: jax.Array, dropout_key: jax.Array | None = None
+        self,
+        carry: Carry,
+        ids: jax.Array,
+        *,
+        resets: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
     ) -> tuple[Carry, jax.Array]:
-        """Reads ``ids [T, B]`` on from ``carry``; with a key, drops activations (training).
+        """Reads ``ids [T, B]`` on from ``carry``.
+
+        Args:
+          carry: an ``LSTMState`` a layer.
+          ids: symbols ``[T, B]``.
+          resets: True where the state starts anew, ``[T, B]``.
+          dropout_key: for training; without one nothing is dropped.
 
         Returns:
           The carry to go on from, and logits ``[T, B, V]``.
         """
-        still = dropout_key is None
-        key_between, key_out = (None, None) if still else jax.random.split(dropout_key)
+        still, key_between, key_out = True, None, None
+        if dropout_key is not None:
+            still, (key_between, key_out) = False, jax.random.split(dropout_key)
         carry, hs = self.lstm(
             self.embedding(ids),
             initial_carry=carry,
+            resets=resets,
             return_carry=True,
             deterministic=still,
             rngs=key_between,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 
 from lstm_jax.training.model import Carry
 from lstm_jax.training.state import TrainState
@@ -15,18 +16,22 @@ Metrics = dict[str, jax.Array]
 
 
 def make_train_steps(
-    graphdef: Any, optimizer: optax.GradientTransformation, seed: int
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]:
+    graphdef: Any, optimizer: optax.GradientTransformation, seed: int, reset_probability: float
+) -> Callable[[TrainState, ArrayLike], tuple[TrainState, Metrics]]:
     """``(state, batches [N, T + 1, B]) -> (state, mean metrics)``: N updates in one dispatch.
 
-    The state is donated: its buffers are written over.
+    The state is donated: its buffers are written over. Now and then a sequence starts from a zero
+    state, as in Melis, Kočiský & Blunsom (2020), Mogrifier LSTM (drop_state_probability).
     """
 
     def loss(
         params: Any, carry: Carry, batch: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Carry]:
-        model = nnx.merge(graphdef, params)
-        carry, logits = model(carry, batch[:-1], key)
+        key_dropout, key_resets = jax.random.split(key)
+        model, ids = nnx.merge(graphdef, params), batch[:-1]
+        anew = jax.random.bernoulli(key_resets, reset_probability, ids.shape[1:])
+        resets = jnp.zeros(ids.shape, bool).at[0].set(anew)
+        carry, logits = model(carry, ids, resets=resets, dropout_key=key_dropout)
         return cross_entropy(logits, batch[1:]).mean(), carry
 
     def train_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Metrics]:
@@ -48,13 +53,11 @@ def make_train_steps(
 
 def make_evaluation(
     graphdef: Any,
-) -> Callable[[Any, Carry, jax.Array, jax.Array], jax.Array]:
+) -> Callable[[Any, Carry, ArrayLike, ArrayLike], jax.Array]:
     """``(params, carry, chunks [N, T + 1, B], weights [N, T, B]) -> mean nats a target``."""
 
     @jax.jit
-    def evaluate(
-        params: Any, carry: Carry, chunks: jax.Array, weights: jax.Array
-    ) -> jax.Array:
+    def evaluate(params: Any, carry: Carry, chunks: jax.Array, weights: jax.Array) -> jax.Array:
         model = nnx.merge(graphdef, params)
 
         def read(carry: Carry, chunk: tuple[jax.Array, jax.Array]) -> tuple[Carry, jax.Array]:

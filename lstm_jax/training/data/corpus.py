@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data import topics as pydoc_topics
 
 from lstm_jax.training.config import ConfigError
 
@@ -41,9 +42,7 @@ def embedded_corpus() -> Corpus:
     Topics that stand inside others are dropped, and whole topics are held out, so that no held-out
     passage was trained on. The text differs between Python releases: its hash is in the name.
     """
-    from pydoc_data.topics import topics
-
-    topics = without_contained(topics)
+    topics = without_contained(pydoc_topics.topics)
     # The order of hashes is a fixed shuffle: neighbours in the alphabet are often related.
     order = sorted(topics, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     room = sum(map(len, topics.values())) // HELD_OUT
@@ -58,9 +57,10 @@ def embedded_corpus() -> Corpus:
 
 
 def without_contained(topics: dict[str, str]) -> dict[str, str]:
-    """Drops texts that stand, headings underlined in another style or not, inside other texts.
+    r"""Drops texts that stand, headings underlined in another style or not, inside other texts.
 
-    >>> inner, outer = "For\\n***\\n\\nIt loops.", "All\\n***\\n\\nWell.\\n\\nFor\\n===\\n\\nIt loops."
+    >>> inner = "For\n***\n\nIt loops."
+    >>> outer = "All\n***\n\nWell.\n\nFor\n===\n\nIt loops."
     >>> list(without_contained({"for": inner, "compound": outer, "if": "If so."}))
     ['compound', 'if']
     """

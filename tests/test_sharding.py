@@ -1,0 +1,135 @@
+"""The core on eight (virtual) devices: Auto and Explicit axes, and shard_map with its vma check."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lstm_jax import LSTMState, lstm
+from tests.cases import assert_close, make_case
+
+KINDS = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+BOTH = pytest.mark.parametrize("reverse", [False, True])
+MASKED = pytest.mark.parametrize("masked", [False, True])
+
+
+def problem(masked, reverse):
+    case = make_case(
+        T=4, batch=(8,), state=masked, lengths=masked, resets=masked, reset_state=masked
+    )
+    args = {"params": case.params[0], "xs": jnp.asarray(case.xs)}
+    if masked:
+        args |= {
+            "state": case.states[0],
+            "reset_state": case.reset_states[0],
+            "lengths": jnp.asarray(case.lengths),
+            "resets": jnp.asarray(case.resets),
+        }
+    return args, partial(lstm, reverse=reverse)
+
+
+def specs(args):
+    """Batch axes over "data", everything else replicated."""
+    batch = {
+        "xs": P(None, "data", None),
+        "state": LSTMState(P("data", None), P("data", None)),
+        "reset_state": LSTMState(P("data", None), P("data", None)),
+        "lengths": P("data"),
+        "resets": P(None, "data"),
+        "params": jax.tree.map(lambda _: P(), args["params"]),
+    }
+    return {name: batch[name] for name in args}
+
+
+def loss(run, args):
+    state, hs = run(**args)
+    return (hs**2).sum() + (state.C**2).sum() + (state.h**2).sum()
+
+
+def floats(args):
+    return {k: v for k, v in args.items() if k not in ("lengths", "resets")}
+
+
+@KINDS
+@BOTH
+@MASKED
+def test_a_batch_over_eight_devices(axis_type, reverse, masked):
+    args, run = problem(masked, reverse)
+    integers = {k: args[k] for k in ("lengths", "resets") if k in args}
+    want = run(**args)
+    want_gradient = jax.grad(lambda f: loss(run, f | integers))(floats(args))
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        sharded = jax.tree.map(
+            lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec)), args, specs(args)
+        )
+        state, hs = jax.jit(lambda a: run(**a))(sharded)
+        assert hs.sharding.spec[1] == "data"
+        assert state.C.sharding.spec[0] == "data"
+        bare = run(**sharded)
+        ints = {k: sharded[k] for k in integers}
+        gradient = jax.jit(jax.grad(lambda f, i: loss(run, f | i)))(floats(sharded), ints)
+    assert_close((state, hs), want, atol=1e-6)
+    assert_close(bare, want, atol=1e-6)
+    assert_close(gradient, want_gradient, atol=2e-5)
+
+
+def test_a_learned_initial_state_beside_a_sharded_batch():
+    case = make_case(T=4, batch=(8,), lengths=False)
+    learned = LSTMState(jnp.ones(3), -jnp.ones(3))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    want = lstm(case.params[0], case.xs, reset_state=learned, resets=case.resets)
+    with jax.set_mesh(mesh):
+        xs = jax.device_put(case.xs, NamedSharding(mesh, P(None, "data", None)))
+        resets = jax.device_put(case.resets, NamedSharding(mesh, P(None, "data")))
+        got = lstm(case.params[0], xs, reset_state=learned, resets=resets)
+    assert_close(got, want, atol=1e-6)
+
+
+@BOTH
+@MASKED
+def test_shard_map_with_its_vma_check(reverse, masked):
+    args, run = problem(masked, reverse)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    over_devices = jax.shard_map(
+        lambda a: run(**a),
+        mesh=mesh,
+        in_specs=(specs(args),),
+        out_specs=(LSTMState(P("data"), P("data")), P(None, "data")),
+        check_vma=True,
+    )
+    assert_close(jax.jit(over_devices)(args), run(**args), atol=1e-6)
+
+    integers = {k: args[k] for k in ("lengths", "resets") if k in args}
+    got, want = (
+        jax.jit(jax.grad(lambda f, g=g: loss(lambda **a: g(a), f | integers)))(floats(args))
+        for g in (over_devices, lambda a: run(**a))
+    )
+    assert_close(got, want, atol=2e-5)
+
+
+def test_no_collective_under_data_parallelism():
+    """The forward pass over a sharded batch needs no communication at all."""
+    args, run = problem(masked=True, reverse=False)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = jax.tree.map(
+        lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec)), args, specs(args)
+    )
+    text = jax.jit(lambda a: run(**a)).lower(sharded).compile().as_text()
+    assert "num_partitions=8" in text
+    assert not [op for op in ("all-reduce", "all-gather", "permute", "all-to-all") if op in text]
+
+
+def test_rows_do_not_see_each_other():
+    case = make_case(T=4, batch=(8,))
+    _, hs = lstm(case.params[0], case.xs)
+    other = case.xs.copy()
+    other[:, 3] = np.random.default_rng(1).standard_normal(other[:, 3].shape)
+    _, changed = lstm(case.params[0], other)
+    same = np.arange(8) != 3
+    assert_close(hs[:, same], changed[:, same], atol=0)

@@ -1,0 +1,131 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from lstm_jax import LSTMState, init_stack, lstm, lstm_stack
+from tests import reference
+from tests.cases import assert_close, cases, make_case
+
+
+def run(case, **keywords):
+    return lstm_stack(
+        case.params,
+        case.xs,
+        case.states,
+        reset_states=case.reset_states,
+        bidirectional=case.directions == 2,
+        **case.masks | keywords,
+    )
+
+
+@given(cases(layers=(1, 2, 3), directions=(1, 2), dtype=jnp.float64))
+@settings(max_examples=60)
+def test_equals_the_python_loop_in_float64(x64, drawn):
+    case = make_case(**drawn)
+    states, hs = run(case)
+    want_states, want = reference.stack(
+        case.gates,
+        case.xs,
+        case.numpy_states,
+        reset_states=case.numpy_reset_states,
+        directions=case.directions,
+        **case.masks,
+    )
+    assert_close((*jax.tree.leaves(states), hs), (*jax.tree.leaves(want_states), want), atol=1e-12)
+
+
+def test_order_is_layer_major_forward_first():
+    params = init_stack(jax.random.key(0), 2, 3, 2, bidirectional=True)
+    xs = jax.random.normal(jax.random.key(1), (5, 4, 2))
+    states, hs = lstm_stack(params, xs, bidirectional=True)
+    l0f, h0f = lstm(params[0], xs)
+    l0b, h0b = lstm(params[1], xs, reverse=True)
+    below = jnp.concatenate([h0f, h0b], axis=-1)
+    l1f, h1f = lstm(params[2], below)
+    l1b, h1b = lstm(params[3], below, reverse=True)
+    assert_close(states, (l0f, l0b, l1f, l1b), atol=1e-6)
+    assert_close(hs, jnp.concatenate([h1f, h1b], axis=-1), atol=1e-6)
+
+
+def test_dropout_falls_between_layers_and_not_after_the_last():
+    xs = jnp.ones((5, 4, 2))
+    key = jax.random.key(7)
+    one = init_stack(jax.random.key(0), 2, 64, 1)
+    assert_close(lstm_stack(one, xs, dropout=0.9, key=key), lstm_stack(one, xs), atol=0)
+
+    two = init_stack(jax.random.key(0), 2, 64, 2)
+    (bottom, _), hs = lstm_stack(two, xs, dropout=0.5, key=key)
+    (bottom_dry, _), hs_dry = lstm_stack(two, xs)
+    assert_close(bottom, bottom_dry, atol=0)
+    assert (hs != 0).all()
+    assert not jnp.allclose(hs, hs_dry)
+
+
+def test_dropout_keeps_the_mean_and_drops_the_rate():
+    """Read through a top layer whose candidate gate passes its input on."""
+    from lstm_jax.stack import _dropout
+
+    hs = _dropout(jax.random.key(0), jnp.ones((100, 10, 100)), 0.3)
+    np.testing.assert_allclose((hs == 0).mean(), 0.3, atol=0.01)
+    np.testing.assert_allclose(hs.mean(), 1.0, atol=0.01)
+    assert len(jnp.unique(hs)) == 2
+
+
+def test_dropout_follows_its_key():
+    params, xs = init_stack(jax.random.key(0), 2, 16, 3), jnp.ones((5, 4, 2))
+
+    def hs(seed):
+        return lstm_stack(params, xs, dropout=0.5, key=jax.random.key(seed))[1]
+
+    assert_close(hs(0), hs(0), atol=0)
+    assert not jnp.allclose(hs(0), hs(1))
+
+
+def test_bfloat16_stays_bfloat16_through_layers():
+    case = make_case(layers=2, directions=2)
+    case.xs = jnp.asarray(case.xs, jnp.bfloat16)
+    states, hs = run(case, dropout=0.5, key=jax.random.key(0))
+    assert hs.dtype == jnp.bfloat16
+    assert {s.C.dtype for s in states} == {jnp.dtype(jnp.float32)}
+    assert {s.h.dtype for s in states} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_keywords_reach_every_layer():
+    case = make_case(layers=2)
+    jaxpr = str(jax.make_jaxpr(lambda: run(case, precision="highest", unroll=2))())
+    assert jaxpr.count("precision=(Precision.HIGHEST") == 4
+    assert jaxpr.count("unroll=2") == 2
+
+
+STATE = LSTMState(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": ()}, "sequence of LSTMParams, 1 a layer, got 0 entries"),
+        ({"params": init_stack(jax.random.key(0), 2, 3, 1)[0]}, r"got one LSTMParams.*\(params,\)"),
+        (
+            {"params": init_stack(jax.random.key(0), 2, 3, 3), "bidirectional": True},
+            "2 a layer, got 3 entries",
+        ),
+        ({"states": STATE}, "states to be a sequence of 2 LSTMStates.*got one LSTMState"),
+        ({"states": (STATE,)}, "states to be a sequence of 2 LSTMStates.*got 1 entries"),
+        ({"reset_states": (STATE,) * 3}, "reset_states to be a sequence of 2.*got 3 entries"),
+        ({"dropout": 0.5}, r"dropout=0.5 needs a random key: pass key=jax.random.key\(...\)"),
+        ({"dropout": 1.0, "key": jax.random.key(0)}, r"dropout in \[0, 1\), got 1.0"),
+        ({"dropout": -0.1}, r"dropout in \[0, 1\), got -0.1"),
+    ],
+)
+def test_errors_say_what_was_expected(change, message):
+    keywords = {"params": init_stack(jax.random.key(0), 2, 3, 2), "xs": jnp.ones((5, 4, 2))}
+    with pytest.raises(ValueError, match=message):
+        lstm_stack(**keywords | change)
+
+
+def test_no_layers():
+    with pytest.raises(ValueError, match="num_layers >= 1, got 0"):
+        init_stack(jax.random.key(0), 2, 3, 0)
