@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.model import Carry
@@ -28,7 +29,7 @@ def generate(
 
 @partial(jax.jit, static_argnames=("graphdef", "length"))
 def _sample(
-    graphdef: Any, params: Any, ids: jax.Array, length: int, temperature: float, key: jax.Array
+    graphdef: Any, params: Any, ids: jax.Array, length: int, temperature: ArrayLike, key: jax.Array
 ) -> jax.Array:
     model = nnx.merge(graphdef, params)
 

@@ -1,7 +1,9 @@
 """The network of an experiment, an NNX module."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from lstm_jax.baselines import RNNSpec
 from lstm_jax.cell import LSTMSpec
@@ -17,14 +19,15 @@ SPECS = {"lstm": LSTMSpec(), "rnn": RNNSpec()}
 class LanguageModel(nnx.Module):
     """Symbols in, logits of the next symbol out: embedding, LSTM layers, a linear read-out.
 
-    >>> import jax
-    >>> from flax import nnx
-    >>> from lstm_jax.training.config import Model
-    >>> model = LanguageModel(11, Model(hidden_size=5), rngs=nnx.Rngs(0))
-    >>> carry = model.initialize_carry(batch_size=2)
-    >>> carry, logits = model(carry, jax.numpy.zeros((7, 2), int))       # T = 7, B = 2
-    >>> logits.shape
-    (7, 2, 11)
+        >>> import jax
+        >>> from flax import nnx
+    from jax.typing import ArrayLike
+        >>> from lstm_jax.training.config import Model
+        >>> model = LanguageModel(11, Model(hidden_size=5), rngs=nnx.Rngs(0))
+        >>> carry = model.initialize_carry(batch_size=2)
+        >>> carry, logits = model(carry, jax.numpy.zeros((7, 2), int))       # T = 7, B = 2
+        >>> logits.shape
+        (7, 2, 11)
     """
 
     def __init__(self, vocabulary_size: int, model: config.Model, *, rngs: nnx.Rngs):
@@ -48,9 +51,9 @@ class LanguageModel(nnx.Module):
     def __call__(
         self,
         carry: Carry,
-        ids: jax.Array,
+        ids: ArrayLike,
         *,
-        resets: jax.Array | None = None,
+        resets: ArrayLike | None = None,
         dropout_key: jax.Array | None = None,
     ) -> tuple[Carry, jax.Array]:
         """Reads ``ids [T, B]`` on from ``carry``.
@@ -68,7 +71,7 @@ class LanguageModel(nnx.Module):
         if dropout_key is not None:
             still, (key_between, key_out) = False, jax.random.split(dropout_key)
         carry, hs = self.lstm(
-            self.embedding(ids),
+            self.embedding(jnp.asarray(ids)),
             initial_carry=carry,
             resets=resets,
             return_carry=True,

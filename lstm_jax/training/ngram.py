@@ -25,13 +25,13 @@ class NGram:
                 "the order."
             )
         self.vocabulary_size = vocabulary_size
-        self.order = order
-        self.tables = [_Table(ids, vocabulary_size, n) for n in range(1, order + 1)]
+        longest = min(order, len(ids))
+        self.tables = [_Table(ids, vocabulary_size, n) for n in range(1, longest + 1)]
 
     def bits(self, ids: np.ndarray) -> float:
         """Mean bits a symbol of a text, its first symbol not counted."""
         p = np.full(len(ids), 1.0 / self.vocabulary_size)
-        for n, table in enumerate(self.tables, start=1):
+        for n, table in enumerate(self.tables[: len(ids)], start=1):
             p[n - 1 :] = table.interpolate(ids, p[n - 1 :])
         return float(-np.log2(p[1:]).mean())
 

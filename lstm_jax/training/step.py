@@ -41,7 +41,7 @@ def make_train_steps(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "gradient_norm": optax.global_norm(gradient)}
+        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, opt_state, carry), metrics
 
     def train_steps(state: TrainState, batches: jax.Array) -> tuple[TrainState, Metrics]:

@@ -1,0 +1,66 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax import LSTMSpec, LSTMState, backends
+from lstm_jax.backends import choose
+from lstm_jax.backends.problem import Problem
+from tests.cases import assert_close, make_case
+
+NAMES = sorted(backends.BACKENDS)
+
+
+def problem(case):
+    params, spec = case.params[0], LSTMSpec()
+    gx = spec.project(params, jnp.asarray(case.xs))
+    return Problem(spec, params, gx, case.states[0], None, None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_backend_has_its_two_functions(name):
+    backend = backends.BACKENDS[name]
+    assert backend.why_not(problem(make_case())) is None
+    assert callable(backend.unroll)
+
+
+def test_auto_takes_the_first_that_can(monkeypatch):
+    unable = type("Unable", (), {"why_not": staticmethod(lambda problem: "no memory")})
+    monkeypatch.setattr(backends, "BACKENDS", {"unable": unable, **backends.BACKENDS})
+    assert choose("auto", problem(make_case())) is backends.BACKENDS["scan"]
+    with pytest.raises(
+        ValueError, match=r"'unable' cannot run this: no memory. Use backend=\"auto\""
+    ):
+        choose("unable", problem(make_case()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_begin_and_hold_mean_what_the_contract_says(name, reverse):
+    """Where both are True, hold wins: the state stays, the output is 0."""
+    case = make_case(T=1, batch=(4,), reverse=reverse)
+    spec, params, gx, state, _, _ = problem(case)
+    reset_state = case.reset_states[0]
+    final, hs = backends.BACKENDS[name].unroll(
+        spec,
+        params,
+        gx,
+        state,
+        begin=jnp.array([[False, True, False, True]]),
+        reset_state=reset_state,
+        hold=jnp.array([[False, False, True, True]]),
+        reverse=reverse,
+        precision=None,
+    )
+
+    def one_step(state):
+        C, h = spec.pointwise(params, state.C, gx[0], spec.recur(params, state.h))
+        return LSTMState(C, h)
+
+    went_on, began = one_step(state), one_step(reset_state)
+    rows = [went_on, began, state, state]
+    want = LSTMState(
+        *(jnp.stack([getattr(s, f)[n] for n, s in enumerate(rows)]) for f in ("C", "h"))
+    )
+    assert_close(final, want, atol=1e-6)
+    assert_close(hs[0, :2], want.h[:2], atol=1e-6)
+    np.testing.assert_array_equal(hs[0, 2:], 0)

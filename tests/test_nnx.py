@@ -1,0 +1,201 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from lstm_jax import LSTMParams, LSTMState, initializers, lstm_stack
+from lstm_jax.baselines import RNNSpec
+from lstm_jax.nnx import LSTM, LSTMCell
+from tests.cases import assert_close
+
+STRICT = False  # Flax promotes
+
+XS = jax.random.normal(jax.random.key(1), (2, 7, 3))
+KEY = jax.random.key(2)
+
+
+def model(**keywords):
+    return LSTM(3, 5, **{"num_layers": 2, "bidirectional": True, "rngs": nnx.Rngs(0)} | keywords)
+
+
+def test_equals_the_core():
+    m = model()
+    lengths = jnp.array([7, 4])
+    resets = jnp.zeros((2, 7), bool).at[0, 3].set(True)
+    carry, hs = m(XS, seq_lengths=lengths, resets=resets, return_carry=True)
+    want_carry, want = lstm_stack(
+        m.params, XS.swapaxes(0, 1), bidirectional=True, lengths=lengths, resets=resets.T
+    )
+    assert_close(hs, want.swapaxes(0, 1), atol=1e-6)
+    assert_close(carry, want_carry, atol=1e-6)
+
+
+def test_time_major():
+    m, t = model(), model(time_major=True)
+    resets = jnp.zeros((2, 7), bool).at[0, 3].set(True)
+    got = t(XS.swapaxes(0, 1), resets=resets.T)
+    assert_close(got.swapaxes(0, 1), m(XS, resets=resets), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (2, 4)])
+def test_any_number_of_batch_axes(batch):
+    xs = jnp.ones((*batch, 7, 3))
+    carry, hs = model()(
+        xs, seq_lengths=jnp.full(batch, 4), resets=jnp.ones((*batch, 7), bool), return_carry=True
+    )
+    assert hs.shape == (*batch, 7, 10)
+    assert carry[3].C.shape == (*batch, 5)
+
+
+def test_the_carry_goes_from_chunk_to_chunk():
+    m = model(bidirectional=False)
+    carry = m.initialize_carry((2, 3))
+    hs = []
+    for chunk in (XS[:, :3], XS[:, 3:]):
+        carry, out = m(chunk, initial_carry=carry, return_carry=True)
+        hs.append(out)
+    assert_close(jnp.concatenate(hs, axis=1), m(XS), atol=1e-6)
+
+
+def test_reverse():
+    m, r = (
+        model(bidirectional=False, num_layers=1),
+        model(bidirectional=False, num_layers=1, reverse=True),
+    )
+    assert_close(r(XS), m(XS[:, ::-1])[:, ::-1], atol=1e-6)
+
+
+def test_parameters_are_named_as_their_fields():
+    state = nnx.to_pure_dict(nnx.state(model()))
+    assert sorted(state) == ["l0b", "l0f", "l1b", "l1f"]
+    assert state["l0f"].keys() == {"w_x", "w_h", "bias"}
+    assert LSTMParams(**state["l1b"]).w_x.shape == (10, 20)
+
+
+def test_no_rng_state_is_kept():
+    assert not jax.tree.leaves(nnx.state(model(dropout_rate=0.5), nnx.RngState))
+
+
+@pytest.mark.parametrize(
+    ("jit", "grad"),
+    [
+        (jax.jit, jax.grad),
+        (nnx.jit, nnx.grad),
+        (lambda f: nnx.jit(f, graph=True), lambda f: nnx.grad(f, graph=True)),
+        (lambda f: nnx.jit(f, graph=False), lambda f: nnx.grad(f, graph=False)),
+    ],
+    ids=["jax", "nnx", "graph", "tree"],
+)
+def test_jit_and_grad(jit, grad):
+    m = model(dropout_rate=0.5)
+
+    def loss(m, xs):
+        return (m(xs, deterministic=True, seq_lengths=jnp.array([7, 4])) ** 2).sum()
+
+    def leaves(gradient):
+        return jax.tree.leaves(
+            nnx.to_pure_dict(nnx.state(gradient) if isinstance(gradient, LSTM) else gradient)
+        )
+
+    assert_close(jit(loss)(m, XS), loss(m, XS), atol=1e-5)
+    want = leaves(jax.grad(loss)(m, XS))
+    assert len(want) == 12
+    assert all(np.any(g) for g in want)
+    assert_close(leaves(grad(loss)(m, XS)), want, atol=1e-5)
+    assert_close(leaves(jit(grad(loss))(m, XS)), want, atol=1e-5)
+
+
+def test_an_nnx_optimizer_trains_it():
+    m = model()
+    optimizer = nnx.Optimizer(m, optax.adam(1e-2), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(m, optimizer):
+        loss, gradient = nnx.value_and_grad(lambda m: ((m(XS) - 0.1) ** 2).mean())(m)
+        optimizer.update(m, gradient)
+        return loss
+
+    losses = [float(step(m, optimizer)) for _ in range(30)]
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_dropout_needs_a_key_and_eval_turns_it_off():
+    m = model(dropout_rate=0.5)
+    with pytest.raises(ValueError, match=r"dropout=0.5 needs a random key"):
+        m(XS)
+    wet = m(XS, rngs=KEY)
+    assert_close(wet, m(XS, rngs=KEY), atol=0)
+    assert not jnp.allclose(wet, m(XS, rngs=nnx.Rngs(dropout=3)))
+    dry = m(XS, deterministic=True)
+    m.eval()
+    assert_close(m(XS), dry, atol=0)
+    m.train()
+    assert not jnp.allclose(m(XS, rngs=KEY), dry)
+
+
+def test_options_reach_the_core():
+    m = model(
+        param_dtype=jnp.bfloat16,
+        bias_init=initializers.chrono(20),
+        kernel_init=initializers.zeros,
+    )
+    assert m(XS).dtype == jnp.float32  # that of the inputs
+    assert {p.dtype for p in jax.tree.leaves(m.params)} == {jnp.dtype(jnp.bfloat16)}
+    assert not m.params[0].w_x.any()
+    assert m.params[0].bias[5:10].any()
+    assert model(dtype=jnp.bfloat16)(XS).dtype == jnp.bfloat16
+    rnn = LSTM(3, 5, spec=RNNSpec(), rngs=nnx.Rngs(0))
+    assert rnn.params[0].w_h.shape == (5, 5)
+    assert rnn(XS).shape == (2, 7, 5)
+
+
+def test_initialize_carry_gives_every_array_its_own_buffer():
+    carry = model().initialize_carry((2, 3))
+    step = jax.jit(lambda c: jax.tree.map(lambda a: a + 1, c), donate_argnums=0)
+    assert_close(step(carry)[0].C, jnp.ones((2, 5)), atol=0)
+
+
+@pytest.mark.parametrize("seq_lengths", [None, jnp.array([7, 4])])
+def test_the_cell_drops_into_rnn_and_bidirectional(seq_lengths):
+    m = model(num_layers=1)
+    forward, backward = (LSTMCell(3, 5, rngs=nnx.Rngs(0)) for _ in range(2))
+    for cell, params in zip((forward, backward), m.params, strict=True):
+        for name, value in params._asdict().items():
+            getattr(cell, name)[...] = value
+    both = nnx.Bidirectional(nnx.RNN(forward), nnx.RNN(backward))
+    real = jnp.arange(7) < (7 if seq_lengths is None else seq_lengths[:, None])
+    got, want = both(XS, seq_lengths=seq_lengths), m(XS, seq_lengths=seq_lengths)
+    assert_close(jnp.where(real[..., None], got, 0), want, atol=1e-6)
+
+
+def test_the_cell_in_an_rnn_under_jit_and_grad():
+    """A zero carry needs no RNG: Flax's own cells raise TraceContextError here (flax #4713)."""
+    rnn = nnx.RNN(LSTMCell(3, 5, rngs=nnx.Rngs(0)), rngs=False)
+    loss = lambda rnn, xs: rnn(xs).sum()  # noqa: E731
+    for jit, grad in [(jax.jit, jax.grad), (nnx.jit, nnx.grad)]:
+        gradient = jit(grad(loss))(rnn, XS)
+        assert len(jax.tree.leaves(gradient)) == 3
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("xs_dtype", [jnp.float32, jnp.bfloat16])
+def test_the_cell_in_an_rnn_keeps_its_dtype(dtype, xs_dtype):
+    rnn = nnx.RNN(LSTMCell(3, 5, dtype=dtype, rngs=nnx.Rngs(0)), return_carry=True)
+    carry, hs = rnn(XS.astype(xs_dtype))
+    assert hs.dtype == carry.h.dtype == (dtype or jnp.float32)
+    assert carry.C.dtype == jnp.float32
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_errors():
+    m = model()
+    with pytest.raises(ValueError, match=r"shape \[\*B, T, I\], got shape \(3,\)"):
+        m(jnp.ones(3))
+    with pytest.raises(ValueError, match=r"resets of shape \(2, 7\).*got \(7, 2\)"):
+        m(XS, resets=jnp.ones((7, 2), bool))
+    with pytest.raises(ValueError, match="states to be a sequence of 4 LSTMStates"):
+        m(XS, initial_carry=LSTMState(jnp.ones(5), jnp.ones(5)))
+    with pytest.raises(ValueError, match="carry_init is not supported"):
+        m.l0f.initialize_carry((2, 3), carry_init=initializers.zeros)
