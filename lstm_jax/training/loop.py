@@ -47,6 +47,7 @@ def train(experiment: Experiment) -> dict[str, float]:
         f"{len(held_out_ids):,} held out, {len(vocabulary)} symbols"
     )
     figures = baselines(train_ids, held_out_ids, len(vocabulary))
+    print(f"before any training, held out: {describe(figures)}")
 
     model = LanguageModel(len(vocabulary), experiment.model, rngs=nnx.Rngs(seed))
     graphdef, params = nnx.split(model)

@@ -19,15 +19,14 @@ SPECS = {"lstm": LSTMSpec(), "rnn": RNNSpec()}
 class LanguageModel(nnx.Module):
     """Symbols in, logits of the next symbol out: embedding, LSTM layers, a linear read-out.
 
-        >>> import jax
-        >>> from flax import nnx
-    from jax.typing import ArrayLike
-        >>> from lstm_jax.training.config import Model
-        >>> model = LanguageModel(11, Model(hidden_size=5), rngs=nnx.Rngs(0))
-        >>> carry = model.initialize_carry(batch_size=2)
-        >>> carry, logits = model(carry, jax.numpy.zeros((7, 2), int))       # T = 7, B = 2
-        >>> logits.shape
-        (7, 2, 11)
+    >>> import jax
+    >>> from flax import nnx
+    >>> from lstm_jax.training.config import Model
+    >>> model = LanguageModel(11, Model(hidden_size=5), rngs=nnx.Rngs(0))
+    >>> carry = model.initialize_carry(batch_size=2)
+    >>> carry, logits = model(carry, jax.numpy.zeros((7, 2), int))       # T = 7, B = 2
+    >>> logits.shape
+    (7, 2, 11)
     """
 
     def __init__(self, vocabulary_size: int, model: config.Model, *, rngs: nnx.Rngs):
