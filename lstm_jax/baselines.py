@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lstm_jax import initializers
-from lstm_jax.cell import LSTMSpec, at_least_float32, init_lstm
-from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape
+from lstm_jax.cell import LSTMSpec, init_lstm
+from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape, at_least_float32
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The carry of a batch: zeros that are sharded as the inputs are, broadcasting, choosing rows."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,16 @@ def broadcast(state: LSTMState, zero: LSTMState) -> LSTMState:
     return jax.tree.map(
         lambda s, z: z + jnp.broadcast_to(jnp.asarray(s, z.dtype), z.shape), state, zero
     )
+
+
+def vary_as(state: LSTMState, *operands: Any) -> LSTMState:
+    """``state``, varying over the devices of a ``shard_map`` wherever one of the operands does.
+
+    A scan's carry must vary from its first step on as it will after it. XLA drops the zeros.
+    """
+    zeros = [jnp.zeros_like(a.sum(), jnp.int32) for a in jax.tree.leaves(operands)]
+    zero = sum(zeros, start=jnp.int32(0))
+    return jax.tree.map(lambda s: s + zero.astype(s.dtype), state)
 
 
 def select(flag: jax.Array | None, if_true: Tree, if_false: Tree) -> Tree:

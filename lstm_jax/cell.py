@@ -23,9 +23,9 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
 from lstm_jax import initializers
-from lstm_jax.checks import check_floating, check_params, check_state
+from lstm_jax.checks import check_carried, check_params, check_state, check_x
 from lstm_jax.initializers import Initializer, per_gate
-from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape
+from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape, at_least_float32
 
 Precision = jax.lax.PrecisionLike
 
@@ -114,7 +114,7 @@ def lstm_cell(
     """One step of the LSTM, a pure function that :func:`jax.lax.scan` takes as it is.
 
     The state decides the dtype: x and the weights are cast to that of ``state.h``, the cell
-    state keeps its own, so that what goes out has the type of what came in.
+    state keeps its own (at least float32), so that what goes out has the type of what came in.
 
     Args:
       params: the weights of the cell.
@@ -143,10 +143,12 @@ def lstm_cell(
     (7, 2, 5)
     """
     x = jnp.asarray(x)
-    check_floating("x", x.dtype, "embed ids or one-hot them (jax.nn.one_hot) first")
+    check_x(x)
     check_params(params, x.shape[-1], spec.gates)
     check_state("state", state, spec.state_types(params.w_h.shape[0], x.shape[:-1], x.dtype))
-    dtype = jnp.asarray(state.h).dtype
+    state = jax.tree.map(jnp.asarray, state)
+    check_carried(state.C)
+    dtype = state.h.dtype
     params = cast(params, dtype)
     gx = spec.project(params, x.astype(dtype), precision)
     return step(spec, params, state, gx, precision)
@@ -161,6 +163,7 @@ def init_lstm(
     kernel_init: Initializer = initializers.glorot,
     recurrent_kernel_init: Initializer = initializers.orthogonal,
     bias_init: Initializer | None = None,
+    use_bias: bool = True,
     param_dtype: DTypeLike = jnp.float32,
 ) -> LSTMParams:
     """Draws the weights of one layer.
@@ -175,6 +178,7 @@ def init_lstm(
       bias_init: of the packed bias ``[4H]``; None is forget bias 1. Others:
         :func:`~lstm_jax.initializers.forget_bias`, :func:`~lstm_jax.initializers.chrono`,
         :data:`~lstm_jax.initializers.zeros`.
+      use_bias: False leaves the bias out (None).
       param_dtype: of the weights.
 
     >>> import jax
@@ -183,7 +187,7 @@ def init_lstm(
     ((3, 20), (5, 20), (20,))
     """
     fields = param_initializers(
-        input_size, hidden_size, spec, kernel_init, recurrent_kernel_init, bias_init
+        input_size, hidden_size, spec, kernel_init, recurrent_kernel_init, bias_init, use_bias
     )
     keys = jax.random.split(key, len(fields))
     return LSTMParams(
@@ -201,19 +205,17 @@ def param_initializers(
     kernel_init: Initializer,
     recurrent_kernel_init: Initializer,
     bias_init: Initializer | None,
+    use_bias: bool,
 ) -> dict[str, tuple[Initializer, tuple[int, ...]]]:
     """The initializer and shape of each field of :class:`LSTMParams` that ``spec`` needs."""
     packed = spec.gates * hidden_size
-    return {
+    fields: dict[str, tuple[Initializer, tuple[int, ...]]] = {
         "w_x": (per_gate(kernel_init, spec.gates), (input_size, packed)),
         "w_h": (per_gate(recurrent_kernel_init, spec.gates), (hidden_size, packed)),
-        "bias": (bias_init or spec.initial_bias, (packed,)),
     }
-
-
-def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
-    """float32 for the half precisions, ``dtype`` itself for float32 and float64."""
-    return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
+    if use_bias:
+        fields["bias"] = (bias_init or spec.initial_bias, (packed,))
+    return fields
 
 
 def cast(params: LSTMParams, dtype: DTypeLike) -> LSTMParams:

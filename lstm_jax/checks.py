@@ -15,13 +15,27 @@ def check_xs(xs: jax.Array) -> None:
             f"expected xs of shape [T, *B, I], time first, got shape {xs.shape}; for a single "
             "time step call lstm_cell, or add the axis with xs[None]."
         )
-    check_floating("xs", xs.dtype, "embed ids or one-hot them (jax.nn.one_hot) first")
+    check_floating("xs", xs.dtype)
 
 
-def check_floating(name: str, dtype: Any, mend: str) -> None:
+def check_x(x: jax.Array) -> None:
+    """``x`` is ``[*B, I]`` and real."""
+    if x.ndim < 1:
+        raise ValueError("expected x of shape [*B, I], got a scalar; write x[None] for I = 1.")
+    check_floating("x", x.dtype)
+
+
+def check_floating(name: str, dtype: Any) -> None:
     """``dtype`` is a real floating point type."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise ValueError(
+            f"expected {name} to be real, got {dtype}; take real and imaginary parts as features."
+        )
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"expected {name} to be floating point, got {dtype}; {mend}.")
+        raise ValueError(
+            f"expected {name} to be floating point, got {dtype}; embed ids or one-hot them "
+            "(jax.nn.one_hot), cast other integers with .astype(float32)."
+        )
 
 
 def check_params(params: LSTMParams, input_size: int, gates: int) -> None:
@@ -31,12 +45,17 @@ def check_params(params: LSTMParams, input_size: int, gates: int) -> None:
             f"expected LSTMParams(w_x, w_h, bias), got {type(params).__name__}; for a dict of "
             "the same names write LSTMParams(**params), for several layers call lstm_stack."
         )
-    H = params.w_h.shape[0]
-    packed = gates * H
-    if params.w_h.shape != (H, packed):
+    if not hasattr(params.w_h, "shape") or not hasattr(params.w_x, "shape"):
         raise ValueError(
-            f"expected w_h of shape [H, {gates}H], got {params.w_h.shape}; with w_h transposed, "
-            "pass w_h.T."
+            f"expected arrays in LSTMParams, got {type(params.w_x).__name__} for w_x and "
+            f"{type(params.w_h).__name__} for w_h; convert with jnp.asarray."
+        )
+    packed = gates * params.w_h.shape[0] if params.w_h.shape else 0
+    if params.w_h.shape != (packed // gates, packed) or not packed:
+        want = f"[H, {gates}H]" if gates > 1 else "[H, H]"
+        raise ValueError(
+            f"expected w_h of shape {want}, the cell's {gates} gate blocks side by side, got "
+            f"{params.w_h.shape}; if it is transposed pass w_h.T, and check the spec."
         )
     if params.w_x.shape != (input_size, packed):
         raise ValueError(
@@ -65,6 +84,17 @@ def check_state(name: str, state: LSTMState, types: LSTMState, *, shared: bool =
         if got not in fits:
             shapes = " or ".join(str(shape) for shape in dict.fromkeys(fits))
             raise ValueError(f"expected {name}.{field} of shape {shapes}, got {got}.")
+        if value is not None:
+            check_floating(f"{name}.{field}", jnp.result_type(value))
+
+
+def check_carried(C: jax.Array | None) -> None:
+    """C, which keeps its dtype from step to step, is wide enough to be summed in."""
+    if C is not None and jnp.finfo(C.dtype).bits < 32:
+        raise ValueError(
+            f"expected state.C in float32 or float64, got {C.dtype}, in which small addends are lost; "
+            "pass state.C.astype(jnp.float32). Only h is in the compute dtype."
+        )
 
 
 def _fitting(want: Any, shared: bool) -> tuple[Any, ...]:

@@ -4,11 +4,14 @@ Every initializer is an ordinary JAX one, ``(key, shape, dtype) -> array``, so t
 :mod:`jax.nn.initializers` and Flax can be passed wherever ours can.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from lstm_jax.notation import at_least_float32
 
 Initializer = Callable[..., jax.Array]
 
@@ -36,12 +39,15 @@ def per_gate(initializer: Initializer, gates: int = 4) -> Initializer:
     ((8, 32), dtype(bfloat16))
     """
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
         block = (*shape[:-1], _gate_size(shape, gates))
-        wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
         keys = jax.random.split(key, gates)
-        blocks = [initializer(k, block, wide) for k in keys]
-        return jnp.concatenate(blocks, axis=-1).astype(dtype)
+        blocks = [initializer(k, block, at_least_float32(dtype)) for k in keys]
+
+        def pack(*blocks: jax.Array) -> jax.Array:
+            return jnp.concatenate(blocks, axis=-1).astype(dtype)
+
+        return jax.tree.map(pack, *blocks)  # a tree: Flax boxes arrays to name their axes
 
     return init
 
@@ -83,9 +89,9 @@ def chrono(T_max: int | float) -> Initializer:
     >>> bool((f == -i).all()), bool((f <= jnp.log(99.0)).all())
     (True, True)
     """
-    if T_max < 2:
+    if not 2 <= T_max < math.inf:
         raise ValueError(
-            f"chrono expects T_max >= 2, the longest dependency in time steps, got {T_max}."
+            f"chrono expects a finite T_max >= 2, the longest dependency in time steps, got {T_max}."
         )
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

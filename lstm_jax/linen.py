@@ -14,8 +14,9 @@ from jax.typing import ArrayLike, DTypeLike
 from lstm_jax import initializers
 from lstm_jax.cell import LSTMSpec, Precision, lstm_cell, param_initializers
 from lstm_jax.initializers import Initializer
-from lstm_jax.modules import layer_sizes, run_layers, zero_carry
+from lstm_jax.modules import layer_names, run_layers, zero_carry
 from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.stack import input_sizes
 
 
 class LSTMWeights(nn.Module):
@@ -26,6 +27,7 @@ class LSTMWeights(nn.Module):
       kernel_init: of each gate's input weights; Glorot.
       recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
       bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+      use_bias: False leaves the bias out.
       param_dtype: of the parameters.
       spec: which cell.
     """
@@ -34,6 +36,7 @@ class LSTMWeights(nn.Module):
     kernel_init: Initializer = initializers.glorot
     recurrent_kernel_init: Initializer = initializers.orthogonal
     bias_init: Initializer | None = None
+    use_bias: bool = True
     param_dtype: DTypeLike = jnp.float32
     spec: LSTMSpec = LSTMSpec()
 
@@ -47,6 +50,7 @@ class LSTMWeights(nn.Module):
             self.kernel_init,
             self.recurrent_kernel_init,
             self.bias_init,
+            self.use_bias,
         )
         return LSTMParams(
             **{
@@ -67,6 +71,7 @@ class LSTMCell(nn.RNNCellBase):
       kernel_init: of each gate's input weights; Glorot.
       recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
       bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+      use_bias: False leaves the bias out.
       dtype: the compute dtype of a carry made here; None is ``param_dtype``.
       param_dtype: of the parameters.
       precision: of the matrix products.
@@ -85,6 +90,7 @@ class LSTMCell(nn.RNNCellBase):
     kernel_init: Initializer = initializers.glorot
     recurrent_kernel_init: Initializer = initializers.orthogonal
     bias_init: Initializer | None = None
+    use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     precision: Precision = None
@@ -97,6 +103,7 @@ class LSTMCell(nn.RNNCellBase):
             self.kernel_init,
             self.recurrent_kernel_init,
             self.bias_init,
+            self.use_bias,
             self.param_dtype,
             self.spec,
         )
@@ -133,6 +140,7 @@ class LSTM(nn.Module):
       kernel_init: of each gate's input weights; Glorot.
       recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
       bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+      use_bias: False leaves the bias out.
       dtype: the compute dtype; None is that of the inputs.
       param_dtype: of the parameters.
       precision: of the matrix products.
@@ -158,6 +166,7 @@ class LSTM(nn.Module):
     kernel_init: Initializer = initializers.glorot
     recurrent_kernel_init: Initializer = initializers.orthogonal
     bias_init: Initializer | None = None
+    use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     precision: Precision = None
@@ -197,18 +206,21 @@ class LSTM(nn.Module):
         """
         deterministic = self.deterministic if deterministic is None else deterministic
         dropout = 0.0 if deterministic or self.is_initializing() else self.dropout_rate
-        sizes = layer_sizes(jnp.shape(xs)[-1], self.features, self.num_layers, self.bidirectional)
+        names = layer_names(self.num_layers, self.bidirectional)
+        input_size = jnp.shape(xs)[-1] if jnp.ndim(xs) else 0
+        sizes = input_sizes(input_size, self.features, self.num_layers, self.bidirectional)
         params = [
             LSTMWeights(
                 self.features,
                 self.kernel_init,
                 self.recurrent_kernel_init,
                 self.bias_init,
+                self.use_bias,
                 self.param_dtype,
                 self.spec,
                 name=name,
             )(size)
-            for name, size in sizes.items()
+            for name, size in zip(names, sizes, strict=True)
         ]
         return run_layers(
             params,
@@ -232,12 +244,16 @@ class LSTM(nn.Module):
     @nn.nowrap
     def stack_params(self, params: Any) -> tuple[LSTMParams, ...]:
         """``variables["params"]`` as :func:`lstm_jax.lstm_stack` takes them."""
-        names = layer_sizes(0, 0, self.num_layers, self.bidirectional)
+        names = layer_names(self.num_layers, self.bidirectional)
         return tuple(LSTMParams(**params[name]) for name in names)
 
     @nn.nowrap
-    def initialize_carry(self, input_shape: tuple[int, ...]) -> tuple[LSTMState, ...]:
-        """Zero carries of every layer and direction, for inputs of shape ``[*B, I]``."""
+    def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> tuple[LSTMState, ...]:
+        """Zero carries of every layer and direction, for inputs of shape ``[*B, I]``.
+
+        ``rng`` is not used. In ``dtype``, or if that is None in ``param_dtype``: what the inputs will
+        be is not known yet.
+        """
         dtype = self.param_dtype if self.dtype is None else self.dtype
-        names = layer_sizes(0, 0, self.num_layers, self.bidirectional)
+        names = layer_names(self.num_layers, self.bidirectional)
         return tuple(zero_carry(self.spec, self.features, input_shape[:-1], dtype) for _ in names)

@@ -12,25 +12,17 @@ from lstm_jax.notation import LSTMParams, LSTMState, Shape
 from lstm_jax.stack import lstm_stack
 
 
-def layer_sizes(
-    in_features: int, hidden_features: int, num_layers: int, bidirectional: bool
-) -> dict[str, int]:
-    """Input sizes by name of layer and direction, in the order of :func:`lstm_jax.init_stack`.
+def layer_names(num_layers: int, bidirectional: bool) -> list[str]:
+    """Names of layers and directions, in the order of :func:`lstm_jax.init_stack`.
 
-    >>> layer_sizes(3, 5, num_layers=2, bidirectional=True)
-    {'l0f': 3, 'l0b': 3, 'l1f': 10, 'l1b': 10}
+    >>> layer_names(2, bidirectional=True)
+    ['l0f', 'l0b', 'l1f', 'l1b']
     """
-    directions = "fb" if bidirectional else "f"
-    above = len(directions) * hidden_features
-    return {
-        f"l{layer}{direction}": above if layer else in_features
-        for layer in range(num_layers)
-        for direction in directions
-    }
+    return [f"l{layer}{d}" for layer in range(num_layers) for d in ("fb" if bidirectional else "f")]
 
 
 def zero_carry(spec: LSTMSpec, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
-    """A zero carry: one buffer for C and one for h, so that both can be donated."""
+    """A zero carry where there are no inputs yet to derive it from, as Flax's modules make it."""
     types = spec.state_types(hidden_size, batch, dtype)
     return jax.tree.map(lambda type_: jnp.zeros(type_.shape, type_.dtype), types)
 
@@ -44,6 +36,8 @@ def run_layers(
     resets: ArrayLike | None,
     return_carry: bool,
     time_major: bool,
+    dropout: float,
+    key: jax.Array | None,
     **stack_keywords: Any,
 ) -> Any:
     """Runs :func:`lstm_jax.lstm_stack`, batch first by default, returning what ``nn.RNN`` does."""
@@ -51,6 +45,20 @@ def run_layers(
     if xs.ndim < 2:
         layout = "[T, *B, I]" if time_major else "[*B, T, I]"
         raise ValueError(f"expected inputs of shape {layout}, got shape {xs.shape}.")
+    if dropout > 0.0 and key is None:
+        raise ValueError(
+            f"dropout_rate={dropout} needs random numbers: pass rngs=nnx.Rngs(dropout=0) or a key, a new "
+            "one each step, or deterministic=True to evaluate."
+        )
+    if initial_carry is not None:
+        is_sequence = isinstance(initial_carry, tuple | list) and not isinstance(
+            initial_carry, LSTMState
+        )
+        if not is_sequence or len(initial_carry) != len(params):
+            raise ValueError(
+                f"expected initial_carry to be a tuple of {len(params)} LSTMStates, one a layer and "
+                "direction, as return_carry=True gives it; for one layer write (state,)."
+            )
     if resets is not None:
         resets = jnp.asarray(resets)
         if resets.shape != xs.shape[:-1]:
@@ -62,7 +70,14 @@ def run_layers(
         xs = jnp.moveaxis(xs, -2, 0)
         resets = None if resets is None else jnp.moveaxis(resets, -1, 0)
     carry, hs = lstm_stack(
-        params, xs, initial_carry, lengths=seq_lengths, resets=resets, **stack_keywords
+        params,
+        xs,
+        initial_carry,
+        lengths=seq_lengths,
+        resets=resets,
+        dropout=dropout,
+        key=key,
+        **stack_keywords,
     )
     if not time_major:
         hs = jnp.moveaxis(hs, 0, -2)

@@ -1,8 +1,9 @@
 """Flax NNX modules. Thin: parameters and defaults here, the computation in the core.
 
 ``LSTM`` runs whole sequences, with layers, directions, lengths and resets; ``LSTMCell`` is one
-step and drops into ``flax.nnx.RNN`` and ``flax.nnx.Bidirectional``. Neither stores RNG state, so
-both work under plain ``jax.jit`` and ``jax.grad`` as under ``nnx.jit`` and ``nnx.grad``.
+step and drops into ``flax.nnx.RNN`` and ``flax.nnx.Bidirectional``. Neither stores RNG state:
+``LSTM`` works under plain ``jax.jit`` and ``jax.grad`` as under ``nnx.jit`` and ``nnx.grad``, passed as an
+argument or closed over.
 """
 
 from typing import Any
@@ -15,8 +16,9 @@ from jax.typing import ArrayLike, DTypeLike
 from lstm_jax import initializers
 from lstm_jax.cell import LSTMSpec, Precision, init_lstm, lstm_cell
 from lstm_jax.initializers import Initializer
-from lstm_jax.modules import layer_sizes, run_layers, zero_carry
+from lstm_jax.modules import layer_names, run_layers, zero_carry
 from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.stack import input_sizes
 
 
 class LSTMCell(nnx.RNNCellBase):
@@ -41,6 +43,7 @@ class LSTMCell(nnx.RNNCellBase):
         kernel_init: Initializer = initializers.glorot,
         recurrent_kernel_init: Initializer = initializers.orthogonal,
         bias_init: Initializer | None = None,
+        use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         precision: Precision = None,
@@ -55,6 +58,7 @@ class LSTMCell(nnx.RNNCellBase):
           kernel_init: of each gate's input weights; Glorot.
           recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
           bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+          use_bias: False leaves the bias out.
           dtype: the compute dtype of a carry made here; None is ``param_dtype``.
           param_dtype: of the parameters.
           precision: of the matrix products.
@@ -75,6 +79,7 @@ class LSTMCell(nnx.RNNCellBase):
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
+            use_bias=use_bias,
             param_dtype=param_dtype,
         )
         for name, value in drawn._asdict().items():
@@ -137,6 +142,7 @@ class LSTM(nnx.Module):
         kernel_init: Initializer = initializers.glorot,
         recurrent_kernel_init: Initializer = initializers.orthogonal,
         bias_init: Initializer | None = None,
+        use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         precision: Precision = None,
@@ -145,6 +151,7 @@ class LSTM(nnx.Module):
         reverse: bool = False,
         backend: str = "auto",
         unroll: int = 1,
+        deterministic: bool = False,
         rngs: nnx.Rngs,
     ):
         """Draws the parameters from ``rngs.params``.
@@ -158,6 +165,7 @@ class LSTM(nnx.Module):
           kernel_init: of each gate's input weights; Glorot.
           recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
           bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+          use_bias: False leaves the bias out.
           dtype: the compute dtype; None is that of the inputs.
           param_dtype: of the parameters.
           precision: of the matrix products.
@@ -166,6 +174,7 @@ class LSTM(nnx.Module):
           reverse: runs backward in time; outputs stay at their own time.
           backend: as in :func:`lstm_jax.lstm`.
           unroll: as in :func:`lstm_jax.lstm`.
+          deterministic: turns dropout off, until ``train()`` or a call says otherwise.
           rngs: where the keys come from; not kept.
         """
         self.in_features = in_features
@@ -181,16 +190,17 @@ class LSTM(nnx.Module):
         self.reverse = reverse
         self.backend = backend
         self.unroll = unroll
-        self.deterministic = False
-        sizes = layer_sizes(in_features, hidden_features, num_layers, bidirectional)
-        self.layers = tuple(sizes)
-        for name, size in sizes.items():
+        self.deterministic = deterministic
+        self.layers = tuple(layer_names(num_layers, bidirectional))
+        sizes = input_sizes(in_features, hidden_features, num_layers, bidirectional)
+        for name, size in zip(self.layers, sizes, strict=True):
             cell = LSTMCell(
                 size,
                 hidden_features,
                 kernel_init=kernel_init,
                 recurrent_kernel_init=recurrent_kernel_init,
                 bias_init=bias_init,
+                use_bias=use_bias,
                 dtype=dtype,
                 param_dtype=param_dtype,
                 precision=precision,
@@ -205,7 +215,10 @@ class LSTM(nnx.Module):
         return tuple(getattr(self, name).params for name in self.layers)
 
     def initialize_carry(self, input_shape: tuple[int, ...]) -> tuple[LSTMState, ...]:
-        """Zero carries of every layer and direction, for inputs of shape ``[*B, I]``."""
+        """Zero carries of every layer and direction, for inputs of shape ``[*B, I]``.
+
+        In ``dtype``, or if that is None in ``param_dtype``: what the inputs will be is not known yet.
+        """
         dtype = self.param_dtype if self.dtype is None else self.dtype
         batch = input_shape[:-1]
         return tuple(zero_carry(self.spec, self.hidden_features, batch, dtype) for _ in self.layers)
@@ -219,7 +232,7 @@ class LSTM(nnx.Module):
         resets: ArrayLike | None = None,
         return_carry: bool = False,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | jax.Array | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
     ) -> Any:
         """Runs the layers.
 
@@ -231,7 +244,7 @@ class LSTM(nnx.Module):
           return_carry: whether to return the final carry too.
           deterministic: True turns dropout off; None is ``self.deterministic``, which
             ``model.eval()`` and ``model.train()`` set.
-          rngs: for dropout: ``nnx.Rngs`` with a stream ``dropout``, or a key.
+          rngs: for dropout: ``nnx.Rngs`` (its stream ``dropout``), a stream, or a key.
 
         Returns:
           The outputs ``[*B, T, D * H]``, or ``(carry, outputs)`` if ``return_carry``.
@@ -241,7 +254,7 @@ class LSTM(nnx.Module):
         """
         deterministic = self.deterministic if deterministic is None else deterministic
         dropout = 0.0 if deterministic else self.dropout_rate
-        key = rngs.dropout() if dropout > 0.0 and isinstance(rngs, nnx.Rngs) else rngs
+        key = _draw_key(rngs) if dropout > 0.0 else None
         return run_layers(
             self.params,
             xs,
@@ -260,3 +273,9 @@ class LSTM(nnx.Module):
             backend=self.backend,
             unroll=self.unroll,
         )
+
+
+def _draw_key(rngs: nnx.Rngs | nnx.RngStream | jax.Array | None) -> jax.Array | None:
+    if isinstance(rngs, nnx.Rngs):
+        return rngs.dropout()
+    return rngs() if isinstance(rngs, nnx.RngStream) else rngs

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Bool, Float, Int
 
 Shape = tuple[Any, ...]
@@ -32,6 +32,11 @@ Resets = Bool[ArrayLike, "T *B"]
 """True at t: a boundary between t-1 and t."""
 Lengths = Int[ArrayLike, "*B"]
 """True lengths of right-padded sequences."""
+
+
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """float32 for the half precisions, ``dtype`` itself for float32 and float64."""
+    return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
 
 
 class LSTMState(NamedTuple):
@@ -106,12 +111,17 @@ class LSTMParams(NamedTuple):
     def to_gates(self) -> dict[str, jax.Array]:
         """The inverse of :meth:`from_gates`, as its keyword arguments.
 
+        Raises:
+          ValueError: if these are not the weights of four gates.
+
         >>> import jax.numpy as jnp
         >>> params = LSTMParams(jnp.ones((2, 12)), jnp.ones((3, 12)), jnp.zeros(12))
         >>> gates = params.to_gates()
         >>> gates["W_f"].shape, gates["b_f"].shape
         ((3, 5), (3,))
         """
+        if self.w_h.shape[1] != 4 * self.w_h.shape[0]:
+            raise ValueError(f"expected w_h of shape [H, 4H], four gates, got {self.w_h.shape}.")
         packed = jnp.concatenate([self.w_h, self.w_x]).T  # [4H, H + I]
         bias = jnp.zeros_like(packed[:, 0]) if self.bias is None else self.bias
         matrices = dict(zip(("W_i", "W_f", "W_C", "W_o"), jnp.split(packed, 4), strict=True))

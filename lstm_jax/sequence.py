@@ -2,13 +2,14 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lstm_jax.backends import choose
 from lstm_jax.backends.problem import Problem
-from lstm_jax.carry import broadcast, select, zero_state
+from lstm_jax.carry import broadcast, select, vary_as, zero_state
 from lstm_jax.cell import LSTMSpec, Precision, cast
 from lstm_jax.checks import (
     check_floating,
@@ -83,7 +84,7 @@ def lstm(
     xs = jnp.asarray(xs)
     check_xs(xs)
     dtype = jnp.dtype(xs.dtype if dtype is None else dtype)
-    check_floating("dtype", dtype, "pass float32, bfloat16, float16 or float64")
+    check_floating("dtype", dtype)
     check_params(params, xs.shape[-1], spec.gates)
     T, *batch = xs.shape[:-1]
     types = spec.state_types(params.w_h.shape[0], tuple(batch), dtype)
@@ -148,19 +149,11 @@ def _lstm(
             begin, last = boundaries[1:], boundaries[0]
 
     gx = spec.project(params, xs.astype(dtype), precision)
-    run = choose(backend, Problem(spec, params, gx, state, begin, hold))
-    final_state, hs = run.unroll(
-        spec,
-        params,
-        gx,
-        state,
-        begin=begin,
-        reset_state=reset_state,
-        hold=hold,
-        reverse=reverse,
-        precision=precision,
-        unroll=unroll,
-    )
+    state = vary_as(state, params, gx, begin, hold, reset_state)
+    problem = Problem(spec, params, gx, state, begin, reset_state, hold, reverse, precision, unroll)
+    final_state, hs = choose(backend, problem).unroll(*problem)
+    chex.assert_trees_all_equal_shapes_and_dtypes(final_state, state)
+    chex.assert_equal_shape_prefix((hs, xs), xs.ndim - 1)
     if resets is not None and reverse:
         final_state = select(last, reset_state, final_state)
     return final_state, hs
@@ -168,6 +161,5 @@ def _lstm(
 
 def padding(lengths: jax.Array, xs: jax.Array) -> jax.Array:
     """``[T, *B]``, True past the end of each sequence."""
-    t = jnp.arange(xs.shape[0], dtype=lengths.dtype)
-    t = jnp.expand_dims(t, range(1, lengths.ndim + 1))
-    return t >= lengths[None]
+    t = jnp.expand_dims(jnp.arange(xs.shape[0], dtype=jnp.int32), range(1, lengths.ndim + 1))
+    return t >= lengths[None].astype(jnp.int32)  # int8 lengths could not be compared with T > 127

@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from lstm_jax.cell import init_lstm
-from lstm_jax.notation import Hs, LSTMParams, LSTMState, Xs
+from lstm_jax.cell import LSTMSpec, Precision, init_lstm
+from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
 from lstm_jax.sequence import lstm
 
 
@@ -38,15 +39,26 @@ def init_stack(
     >>> [p.w_x.shape for p in params]                     # l0f, l0b, l1f, l1b
     [(3, 20), (3, 20), (10, 20), (10, 20)]
     """
-    if num_layers < 1:
-        raise ValueError(f"expected num_layers >= 1, got {num_layers}.")
-    D = 2 if bidirectional else 1
-    sizes = [input_size] * D + [D * hidden_size] * (D * (num_layers - 1))
+    sizes = input_sizes(input_size, hidden_size, num_layers, bidirectional)
     keys = jax.random.split(key, len(sizes))
     return tuple(
         init_lstm(k, size, hidden_size, **init_keywords)
         for k, size in zip(keys, sizes, strict=True)
     )
+
+
+def input_sizes(
+    input_size: int, hidden_size: int, num_layers: int, bidirectional: bool
+) -> list[int]:
+    """What each layer and direction reads: the input, or the H (or 2H) of the layer below.
+
+    >>> input_sizes(3, 5, num_layers=2, bidirectional=True)
+    [3, 3, 10, 10]
+    """
+    if num_layers < 1:
+        raise ValueError(f"expected num_layers >= 1, got {num_layers}.")
+    D = 2 if bidirectional else 1
+    return [input_size] * D + [D * hidden_size] * (D * (num_layers - 1))
 
 
 def lstm_stack(
@@ -58,8 +70,14 @@ def lstm_stack(
     reset_states: Sequence[LSTMState] | None = None,
     dropout: float = 0.0,
     key: jax.Array | None = None,
+    spec: LSTMSpec = LSTMSpec(),
+    lengths: Lengths | None = None,
+    resets: Resets | None = None,
     reverse: bool = False,
-    **lstm_keywords: Any,
+    dtype: DTypeLike | None = None,
+    precision: Precision = None,
+    backend: str = "auto",
+    unroll: int = 1,
 ) -> tuple[tuple[LSTMState, ...], Hs]:
     """Runs stacked LSTM layers over a sequence, in one direction or two.
 
@@ -73,9 +91,14 @@ def lstm_stack(
       dropout: the share of activations set to 0 between layers (the others are scaled up to
         keep the mean); never after the last layer.
       key: a PRNG key, needed when ``dropout > 0``. Without dropout (evaluation) pass 0.
+      spec: as in :func:`lstm_jax.lstm`, for every layer; so are those below.
+      lengths: true lengths ``[*B]``.
+      resets: bool ``[T, *B]``, True where a segment begins.
       reverse: runs the stack backward in time: each direction becomes the other.
-      **lstm_keywords: ``lengths``, ``resets``, ``spec``, ``dtype``, ``precision``, ``backend``,
-        ``unroll``, as in :func:`lstm_jax.lstm`, for every layer.
+      dtype: the compute dtype; None is that of xs.
+      precision: of the matrix products.
+      backend: "auto" or a name.
+      unroll: time steps an iteration of the compiled loop.
 
     Returns:
       The final states in the order of ``params``, and the last layer's outputs
@@ -92,13 +115,14 @@ def lstm_stack(
     (4, (7, 2, 10))
     """
     D = 2 if bidirectional else 1
-    if not params or len(params) % D or isinstance(params, LSTMParams):
+    if not _is_plain_sequence(params) or not params or len(params) % D:
         raise ValueError(
             f"expected a sequence of LSTMParams, {D} a layer, got {_describe(params)}; for one "
-            "layer write (params,), for two directions pass bidirectional=True."
+            "layer write (params,), for two directions pass bidirectional=True, from a Linen module "
+            'take module.stack_params(variables["params"]).'
         )
     for name, given in (("states", states), ("reset_states", reset_states)):
-        if given is not None and (isinstance(given, LSTMState) or len(given) != len(params)):
+        if given is not None and not (_is_plain_sequence(given) and len(given) == len(params)):
             raise ValueError(
                 f"expected {name} to be a sequence of {len(params)} LSTMStates, one for each of "
                 f"params, got {_describe(given)}."
@@ -123,8 +147,14 @@ def lstm_stack(
                 hs,
                 None if states is None else states[n],
                 reset_state=None if reset_states is None else reset_states[n],
+                spec=spec,
+                lengths=lengths,
+                resets=resets,
                 reverse=reverse ^ (n > first),
-                **lstm_keywords,
+                dtype=dtype,
+                precision=precision,
+                backend=backend,
+                unroll=unroll,
             )
             final_states.append(final_state)
             outputs.append(out)
@@ -137,7 +167,9 @@ def _dropout(key: jax.Array, hs: jax.Array, rate: float) -> jax.Array:
     return jnp.where(keep, hs / jnp.asarray(1.0 - rate, hs.dtype), jnp.zeros((), hs.dtype))
 
 
+def _is_plain_sequence(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, LSTMParams | LSTMState)
+
+
 def _describe(given: Any) -> str:
-    if isinstance(given, LSTMParams | LSTMState):
-        return f"one {type(given).__name__}"
-    return f"{len(given)} entries"
+    return f"{len(given)} entries" if _is_plain_sequence(given) else f"one {type(given).__name__}"

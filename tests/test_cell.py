@@ -56,14 +56,19 @@ def test_fits_scan_as_it_is():
     assert_close(state, loop, atol=1e-6)
 
 
-@pytest.mark.parametrize("C_dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("h_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("h_dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("x_dtype", [jnp.float32, jnp.bfloat16])
-def test_the_state_decides_the_dtype(C_dtype, h_dtype, x_dtype):
+def test_the_state_decides_the_dtype(h_dtype, x_dtype):
     params = init_lstm(jax.random.key(0), 2, 3)
-    state = LSTMState(jnp.zeros((4, 3), C_dtype), jnp.zeros((4, 3), h_dtype))
+    state = LSTMState(jnp.zeros((4, 3)), jnp.zeros((4, 3), h_dtype))
     new, h = lstm_cell(params, state, jnp.ones((4, 2), x_dtype))
-    assert (new.C.dtype, new.h.dtype, h.dtype) == (C_dtype, h_dtype, h_dtype)
+    assert (new.C.dtype, new.h.dtype, h.dtype) == (jnp.float32, h_dtype, h_dtype)
+
+
+def test_precision_reaches_both_products():
+    args = one_step(make_case(T=1))
+    jaxpr = str(jax.make_jaxpr(partial(lstm_cell, precision="highest"))(*args))
+    assert jaxpr.count("precision=(Precision.HIGHEST") == jaxpr.count("dot_general") == 2
 
 
 def test_gates_are_evaluated_in_float32_under_bfloat16():
@@ -103,6 +108,14 @@ def test_saturated_gates_keep_the_cell_state_and_its_gradient():
     ("change", "message"),
     [
         ({"x": jnp.ones((3, 2), int)}, "x to be floating point, got int32; embed ids"),
+        ({"x": jnp.float32(1)}, r"x of shape \[\*B, I\], got a scalar"),
+        ({"x": jnp.ones((3, 2), complex)}, "x to be real, got complex64; take real and imaginary"),
+        ({"state": LSTMState(jnp.ones((3, 3)), jnp.ones((3, 3), int))}, "state.h to be floating"),
+        ({"state": LSTMState(jnp.ones((3, 3), int), jnp.ones((3, 3)))}, "state.C to be floating"),
+        (
+            {"state": LSTMState(jnp.ones((3, 3), jnp.bfloat16), jnp.ones((3, 3)))},
+            r"state.C in float32 or float64, got bfloat16.*astype\(jnp.float32\)",
+        ),
         ({"x": jnp.ones((3, 5))}, r"w_x of shape \(5, 12\).*got \(2, 12\)"),
         ({"state": (jnp.ones((3, 3)), jnp.ones((3, 3)))}, "to be an LSTMState, got tuple"),
         (

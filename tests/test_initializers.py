@@ -82,8 +82,16 @@ def test_the_rnn_has_one_block_and_zero_bias():
     assert not np.any(params.bias)
 
 
+def test_without_bias():
+    assert init_lstm(KEY, I, H, use_bias=False).bias is None
+
+
+@pytest.mark.parametrize("T_max", [1, 1.9, float("inf"), float("nan")])
+def test_chrono_refuses(T_max):
+    with pytest.raises(ValueError, match="finite T_max >= 2"):
+        initializers.chrono(T_max)
+
+
 def test_errors():
-    with pytest.raises(ValueError, match="T_max >= 2"):
-        initializers.chrono(1)
     with pytest.raises(ValueError, match="10 is no multiple of 4"):
         initializers.forget_bias()(KEY, (10,))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from flax.errors import InvalidRngError
 
 import lstm_jax
-from lstm_jax import LSTMParams, lstm_cell, lstm_stack
+from lstm_jax import LSTMParams, initializers, lstm_cell, lstm_stack
 from lstm_jax.linen import LSTM, LSTMCell
 from tests.cases import assert_close
 
@@ -71,6 +72,42 @@ def test_options():
     assert_close(r.apply(variables, XS), flipped, atol=1e-6)
 
 
+def test_every_option_is_used():
+    zeros, ones = initializers.zeros, jax.nn.initializers.ones
+    inits = {"kernel_init": zeros, "recurrent_kernel_init": ones, "bias_init": ones}
+    cell = LSTMCell(5, precision="highest", **inits)
+    carry = cell.initialize_carry(KEY, (2, 3))
+    drawn = [
+        make(**inits)[1]["params"]["l1f"],
+        cell.init(KEY, carry, XS[:, 0])["params"],
+    ]
+    for params in drawn:
+        assert not params["w_x"].any()
+        assert (params["w_h"] == 1).all()
+        assert (params["bias"] == 1).all()
+    _, variables = make(use_bias=False)
+    assert variables["params"]["l0f"].keys() == {"w_x", "w_h"}
+
+    def text(**keywords):
+        m, variables = make(**keywords)
+        return str(jax.make_jaxpr(lambda xs: m.apply(variables, xs))(XS))
+
+    assert text(precision="highest").count("precision=(Precision.HIGHEST") == 8
+    assert text(unroll=2).count("unroll=2") == 4
+    with pytest.raises(ValueError, match="got 'fast'"):
+        text(backend="fast")
+    variables = cell.init(KEY, carry, XS[:, 0])
+    jaxpr = str(jax.make_jaxpr(lambda x: cell.apply(variables, carry, x))(XS[:, 0]))
+    assert jaxpr.count("precision=(Precision.HIGHEST") == 2
+
+
+def test_axis_names_of_flax_survive():
+    named = nn.with_partitioning(initializers.glorot, (None, "model"))
+    variables = LSTM(5, kernel_init=named).init(KEY, XS)
+    assert variables["params"]["l0f"]["w_x"].names == (None, "model")
+    assert LSTM(5, kernel_init=named).apply(variables, XS).shape == (2, 7, 5)
+
+
 def test_dropout():
     m, variables = make(dropout_rate=0.5)
     wet = m.apply(variables, XS, rngs={"dropout": KEY})
@@ -79,7 +116,7 @@ def test_dropout():
     assert_close(wet, m.apply(variables, XS, rngs={"dropout": KEY}), atol=0)
     still = LSTM(5, num_layers=2, bidirectional=True, dropout_rate=0.5, deterministic=True)
     assert_close(still.apply(variables, XS), dry, atol=0)
-    with pytest.raises(Exception, match='PRNG for "dropout"'):
+    with pytest.raises(InvalidRngError, match='PRNG for "dropout"'):
         m.apply(variables, XS)
 
 
@@ -92,7 +129,7 @@ def test_jit_and_grad():
 
 def test_the_carry_goes_from_chunk_to_chunk():
     m, variables = make(bidirectional=False)
-    carry = m.initialize_carry((2, 3))
+    carry = m.initialize_carry(KEY, (2, 3))
     hs = []
     for chunk in (XS[:, :3], XS[:, 3:]):
         carry, out = m.apply(variables, chunk, initial_carry=carry, return_carry=True)

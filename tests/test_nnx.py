@@ -123,16 +123,18 @@ def test_an_nnx_optimizer_trains_it():
 
 def test_dropout_needs_a_key_and_eval_turns_it_off():
     m = model(dropout_rate=0.5)
-    with pytest.raises(ValueError, match=r"dropout=0.5 needs a random key"):
+    with pytest.raises(ValueError, match=r"dropout_rate=0.5 needs random numbers: pass rngs="):
         m(XS)
     wet = m(XS, rngs=KEY)
     assert_close(wet, m(XS, rngs=KEY), atol=0)
     assert not jnp.allclose(wet, m(XS, rngs=nnx.Rngs(dropout=3)))
+    assert_close(m(XS, rngs=nnx.Rngs(dropout=3).dropout), m(XS, rngs=nnx.Rngs(dropout=3)), atol=0)
     dry = m(XS, deterministic=True)
     m.eval()
     assert_close(m(XS), dry, atol=0)
     m.train()
     assert not jnp.allclose(m(XS, rngs=KEY), dry)
+    assert_close(model(dropout_rate=0.5, deterministic=True)(XS), dry, atol=0)
 
 
 def test_options_reach_the_core():
@@ -170,13 +172,39 @@ def test_the_cell_drops_into_rnn_and_bidirectional(seq_lengths):
     assert_close(jnp.where(real[..., None], got, 0), want, atol=1e-6)
 
 
-def test_the_cell_in_an_rnn_under_jit_and_grad():
-    """A zero carry needs no RNG: Flax's own cells raise TraceContextError here (flax #4713)."""
-    rnn = nnx.RNN(LSTMCell(3, 5, rngs=nnx.Rngs(0)), rngs=False)
-    loss = lambda rnn, xs: rnn(xs).sum()  # noqa: E731
+def test_the_layer_works_closed_over():
+    """Under transforms of JAX as of Flax: it keeps nothing that changes (flax #4713)."""
+    m = model(dropout_rate=0.5)
+    want = m(XS, rngs=KEY)
     for jit, grad in [(jax.jit, jax.grad), (nnx.jit, nnx.grad)]:
-        gradient = jit(grad(loss))(rnn, XS)
-        assert len(jax.tree.leaves(gradient)) == 3
+        assert_close(jit(lambda xs: m(xs, rngs=KEY))(XS), want, atol=1e-5)
+        assert jit(grad(lambda xs: m(xs, rngs=KEY).sum()))(XS).any()
+
+
+def test_the_cell_in_an_rnn_under_jit_and_grad():
+    rnn = nnx.RNN(LSTMCell(3, 5, rngs=nnx.Rngs(0)))
+    gradient = nnx.jit(nnx.grad(lambda rnn, xs: rnn(xs).sum()))(rnn, XS)
+    assert len(jax.tree.leaves(gradient)) == 3
+    bare = nnx.RNN(LSTMCell(3, 5, rngs=nnx.Rngs(0)), rngs=False)  # no RNG state to differentiate
+    gradient = jax.jit(jax.grad(lambda rnn, xs: rnn(xs).sum()))(bare, XS)
+    assert len(jax.tree.leaves(gradient)) == 3
+
+
+def test_every_option_is_used():
+    def text(**keywords):
+        m = model(**keywords)
+        return str(jax.make_jaxpr(lambda xs: m(xs))(XS))
+
+    assert text(precision="highest").count("precision=(Precision.HIGHEST") == 8
+    assert text(unroll=2).count("unroll=2") == 4
+    with pytest.raises(ValueError, match="got 'fast'"):
+        text(backend="fast")
+    assert not model(recurrent_kernel_init=initializers.zeros).params[2].w_h.any()
+    assert model(use_bias=False).params[0].bias is None
+    assert "bias" not in nnx.to_pure_dict(nnx.state(model(use_bias=False)))["l0f"]
+    cell = LSTMCell(3, 5, precision="highest", use_bias=False, rngs=nnx.Rngs(0))
+    jaxpr = str(jax.make_jaxpr(cell)(cell.initialize_carry((2, 3)), XS[:, 0]))
+    assert jaxpr.count("precision=(Precision.HIGHEST") == 2
 
 
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
@@ -195,7 +223,9 @@ def test_errors():
         m(jnp.ones(3))
     with pytest.raises(ValueError, match=r"resets of shape \(2, 7\).*got \(7, 2\)"):
         m(XS, resets=jnp.ones((7, 2), bool))
-    with pytest.raises(ValueError, match="states to be a sequence of 4 LSTMStates"):
+    with pytest.raises(ValueError, match="initial_carry to be a tuple of 4 LSTMStates"):
         m(XS, initial_carry=LSTMState(jnp.ones(5), jnp.ones(5)))
+    with pytest.raises(ValueError, match="num_layers >= 1, got 0"):
+        model(num_layers=0)
     with pytest.raises(ValueError, match="carry_init is not supported"):
         m.l0f.initialize_carry((2, 3), carry_init=initializers.zeros)

@@ -37,6 +37,11 @@ def test_without_bias_the_textbook_biases_are_zero():
     np.testing.assert_array_equal(params.to_gates()["b_o"], np.zeros(3))
 
 
+def test_to_gates_needs_four_gates():
+    with pytest.raises(ValueError, match=r"\[H, 4H\], four gates, got \(4, 4\)"):
+        LSTMParams(jnp.ones((2, 4)), jnp.ones((4, 4))).to_gates()
+
+
 @pytest.mark.usefixtures("unannotated")
 def test_from_gates_says_what_does_not_fit():
     given = gates()

@@ -1,3 +1,5 @@
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_jax import LSTMState, init_lstm, lstm, lstm_cell
+from lstm_jax.baselines import RNNSpec
 from tests import reference
 from tests.cases import assert_close, cases, make_case
 
@@ -21,10 +24,18 @@ def run(case, **keywords):
     )
 
 
-@given(cases(dtype=jnp.float64))
-@settings(max_examples=150)
-def test_equals_the_python_loop_in_float64(x64, drawn):
-    case = make_case(**drawn)
+ONES = jnp.ones((5, 3, 2))
+PARAMS = init_lstm(jax.random.key(0), 2, 3)
+
+
+FLAGS = ("state", "lengths", "resets", "reset_state", "reverse")
+
+
+@pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=len(FLAGS))))
+@given(drawn=cases(dtype=jnp.float64))
+@settings(max_examples=6)
+def test_equals_the_python_loop_in_float64(x64, flags, drawn):
+    case = make_case(**drawn | dict(zip(FLAGS, flags, strict=True)))
     state, hs = run(case)
     want_state, want_hs = reference.lstm(
         case.gates[0],
@@ -206,7 +217,7 @@ def test_float64_cell_state_under_float64(x64):
 
 
 def test_a_cell_state_in_float32_keeps_small_addends():
-    """200 additions of tanh(1)/2 under bfloat16: a bfloat16 sum would stop growing near 128."""
+    """1000 additions of tanh(1) / 2: a bfloat16 sum would stop growing near 128."""
     big = 30.0
     params = init_lstm(jax.random.key(0), 1, 1)._replace(
         w_x=jnp.zeros((1, 4)), w_h=jnp.zeros((1, 4)), bias=jnp.array([0.0, big, 1.0, 0.0])
@@ -235,15 +246,19 @@ def test_the_input_projection_is_one_product_outside_the_loop():
     assert (len(outside), len(inside)) == (1, 1)
 
 
-def test_numpy_inputs_and_lists_of_lengths():
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
+def test_lengths_of_every_integer_type(dtype):
+    """300 steps cannot be counted in 8 bits."""
+    lengths = np.array([100, 50, 0], dtype)
+    _, hs = lstm(PARAMS, jnp.ones((300, 3, 2)), lengths=lengths)
+    np.testing.assert_array_equal((hs != 0).any(-1).sum(0), lengths)
+
+
+def test_numpy_inputs():
     case = make_case(T=4, batch=(2,))
     keywords = {"lengths": np.array([4, 2]), "resets": np.zeros((4, 2), bool)}
     want = lstm(case.params[0], jnp.asarray(case.xs), **jax.tree.map(jnp.asarray, keywords))
     assert_close(lstm(case.params[0], np.asarray(case.xs), **keywords), want, atol=0)
-
-
-ONES = jnp.ones((5, 3, 2))
-PARAMS = init_lstm(jax.random.key(0), 2, 3)
 
 
 @pytest.mark.usefixtures("unannotated")
@@ -258,6 +273,9 @@ PARAMS = init_lstm(jax.random.key(0), 2, 3)
         ({"xs": jnp.ones((5, 3, 4))}, r"w_x of shape \(4, 12\).*got \(2, 12\).*last axis"),
         ({"dtype": jnp.int8}, "dtype to be floating point, got int8"),
         ({"params": PARAMS._asdict()}, r"got dict; .*LSTMParams\(\*\*params\)"),
+        ({"params": PARAMS._replace(w_h=jnp.float32(1))}, r"w_h of shape \[H, 4H\].*got \(\)"),
+        ({"params": PARAMS._replace(w_h=None)}, "expected arrays.*NoneType for w_h"),
+        ({"spec": RNNSpec()}, r"w_h of shape \[H, H\].*got \(3, 12\).*check the spec"),
         ({"params": (PARAMS,)}, "got tuple.*lstm_stack"),
         ({"params": PARAMS._replace(w_h=PARAMS.w_h.T)}, r"w_h of shape \[H, 4H\].*pass w_h\.T"),
         (

@@ -113,6 +113,29 @@ def test_shard_map_with_its_vma_check(reverse, masked):
     assert_close(got, want, atol=2e-5)
 
 
+@BOTH
+@pytest.mark.parametrize("varying", ["params", "lengths", "resets", "state", "reset_state", "xs"])
+def test_any_operand_of_a_shard_map_may_vary_alone(varying, reverse):
+    """As the members of an ensemble do, a device each, on the same inputs."""
+    args, run = problem(True, reverse)
+    mesh = jax.make_mesh((8,), ("member",), axis_types=(AxisType.Auto,))
+    args = {
+        n: jax.tree.map(lambda a: jnp.stack([a] * 8), a) if n == varying else a
+        for n, a in args.items()
+    }
+    in_specs = {n: P("member") if n == varying else P() for n in args}
+
+    def member(args):
+        mine = jax.tree.map(lambda a: a[0], args[varying])
+        return jax.tree.map(lambda a: a[None], run(**args | {varying: mine}))
+
+    got = jax.jit(jax.shard_map(member, mesh=mesh, in_specs=(in_specs,), out_specs=P("member")))(
+        args
+    )
+    want = run(**args | {varying: jax.tree.map(lambda a: a[0], args[varying])})
+    assert_close(jax.tree.map(lambda a: a[5], got), want, atol=1e-6)
+
+
 def test_no_collective_under_data_parallelism():
     """The forward pass over a sharded batch needs no communication at all."""
     args, run = problem(masked=True, reverse=False)

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +22,16 @@ def run(case, **keywords):
     )
 
 
-@given(cases(layers=(1, 2, 3), directions=(1, 2), dtype=jnp.float64))
-@settings(max_examples=60)
-def test_equals_the_python_loop_in_float64(x64, drawn):
-    case = make_case(**drawn)
+FLAGS = ("lengths", "resets", "reset_state", "reverse")
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=len(FLAGS))))
+@given(drawn=cases(layers=(1, 2, 3), dtype=jnp.float64))
+@settings(max_examples=3)
+def test_equals_the_python_loop_in_float64(x64, directions, flags, drawn):
+    chosen = dict(zip(FLAGS, flags, strict=True))
+    case = make_case(**drawn | chosen | {"directions": directions})
     states, hs = run(case)
     want_states, want = reference.stack(
         case.gates,
@@ -64,13 +72,43 @@ def test_dropout_falls_between_layers_and_not_after_the_last():
 
 
 def test_dropout_keeps_the_mean_and_drops_the_rate():
-    """Read through a top layer whose candidate gate passes its input on."""
     from lstm_jax.stack import _dropout
 
     hs = _dropout(jax.random.key(0), jnp.ones((100, 10, 100)), 0.3)
     np.testing.assert_allclose((hs == 0).mean(), 0.3, atol=0.01)
     np.testing.assert_allclose(hs.mean(), 1.0, atol=0.01)
     assert len(jnp.unique(hs)) == 2
+
+
+def test_every_layer_has_a_dropout_mask_of_its_own(monkeypatch):
+    masks = []
+
+    def remember(key, hs, rate):
+        masks.append(jax.random.bernoulli(key, 0.5, (100,)))
+        return hs
+
+    monkeypatch.setattr("lstm_jax.stack._dropout", remember)
+    params = init_stack(jax.random.key(0), 2, 3, 4)
+    lstm_stack(params, jnp.ones((5, 4, 2)), dropout=0.5, key=jax.random.key(1))
+    assert len(masks) == 3
+    assert not (masks[0] == masks[1]).all()
+    assert not (masks[1] == masks[2]).all()
+
+
+def test_nan_in_the_padding_stays_there():
+    """Through both directions, dropout and layers, in outputs and gradients."""
+    case = make_case(T=6, batch=(8,), layers=2, directions=2)
+    padding = np.arange(6)[:, None] >= case.lengths
+    keywords = {"dropout": 0.3, "key": jax.random.key(0), "bidirectional": True} | case.masks
+
+    def loss(params, xs):
+        return (lstm_stack(params, xs, **keywords)[1] ** 2).sum()
+
+    clean, dirty = (
+        jax.value_and_grad(loss, argnums=(0, 1))(case.params, xs)
+        for xs in (case.xs, np.where(padding[..., None], np.nan, case.xs))
+    )
+    assert_close(dirty, clean, atol=0)
 
 
 def test_dropout_follows_its_key():
@@ -107,6 +145,9 @@ STATE = LSTMState(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
     ("change", "message"),
     [
         ({"params": ()}, "sequence of LSTMParams, 1 a layer, got 0 entries"),
+        ({"params": None}, "got one NoneType"),
+        ({"params": {"l0f": 1, "l1f": 2}}, r"got one dict.*stack_params\(variables"),
+        ({"states": 3}, "states to be a sequence of 2 LSTMStates.*got one int"),
         ({"params": init_stack(jax.random.key(0), 2, 3, 1)[0]}, r"got one LSTMParams.*\(params,\)"),
         (
             {"params": init_stack(jax.random.key(0), 2, 3, 3), "bidirectional": True},

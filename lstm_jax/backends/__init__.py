@@ -2,11 +2,8 @@
 
 ``why_not(problem) -> str | None``
     None if the backend can run the problem, else the reason, for the error or the log.
-``unroll(spec, params, gx, state, *, begin, reset_state, hold, reverse, precision, unroll)``
-    Runs the recurrence over ``gx [T, *B, GH]`` and returns ``(final_state, hs)``. Where
-    ``begin [T, *B]`` is True the step reads ``reset_state`` in place of the carried state;
-    where ``hold [T, *B]`` is True the state stays as it is and the output is 0 (``hold`` wins).
-    None stands for False everywhere.
+``unroll(*problem) -> (final_state, hs)``
+    Runs the recurrence; :class:`~lstm_jax.backends.problem.Problem` says what each argument means.
 """
 
 from types import ModuleType

@@ -19,13 +19,12 @@ def unroll(
     params: LSTMParams,
     gx: Projected,
     state: LSTMState,
-    *,
     begin: jax.Array | None,
     reset_state: LSTMState,
     hold: jax.Array | None,
     reverse: bool,
     precision: Precision,
-    unroll: int = 1,
+    unroll: int,
 ) -> tuple[LSTMState, Hs]:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
 

@@ -13,7 +13,18 @@ NAMES = sorted(backends.BACKENDS)
 def problem(case):
     params, spec = case.params[0], LSTMSpec()
     gx = spec.project(params, jnp.asarray(case.xs))
-    return Problem(spec, params, gx, case.states[0], None, None)
+    return Problem(
+        spec,
+        params,
+        gx,
+        case.states[0],
+        begin=None,
+        reset_state=case.reset_states[0],
+        hold=None,
+        reverse=case.reverse,
+        precision=None,
+        unroll=1,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,19 +49,11 @@ def test_auto_takes_the_first_that_can(monkeypatch):
 def test_begin_and_hold_mean_what_the_contract_says(name, reverse):
     """Where both are True, hold wins: the state stays, the output is 0."""
     case = make_case(T=1, batch=(4,), reverse=reverse)
-    spec, params, gx, state, _, _ = problem(case)
-    reset_state = case.reset_states[0]
-    final, hs = backends.BACKENDS[name].unroll(
-        spec,
-        params,
-        gx,
-        state,
-        begin=jnp.array([[False, True, False, True]]),
-        reset_state=reset_state,
-        hold=jnp.array([[False, False, True, True]]),
-        reverse=reverse,
-        precision=None,
+    asked = problem(case)._replace(
+        begin=jnp.array([[False, True, False, True]]), hold=jnp.array([[False, False, True, True]])
     )
+    spec, params, gx, state, reset_state = asked[:4] + asked[5:6]
+    final, hs = backends.BACKENDS[name].unroll(*asked)
 
     def one_step(state):
         C, h = spec.pointwise(params, state.C, gx[0], spec.recur(params, state.h))

@@ -1,0 +1,41 @@
+"""What a person sees while it trains: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+
+from tqdm import tqdm
+
+from lstm_jax.training.metrics import FIGURES
+
+
+class Progress:
+    """Says how far training is."""
+
+    def __init__(self, steps: int, done: int):
+        self.bar = tqdm(total=steps, initial=done, unit="step", disable=not sys.stdout.isatty())
+
+    def say(self, line: str) -> None:
+        """A line of its own."""
+        if self.bar.disable:
+            print(line, flush=True)
+        else:
+            self.bar.write(line)
+
+    def step(
+        self, done: int, figures: dict[str, float], figure: str, speed: float, left: str
+    ) -> None:
+        """After ``done`` steps: figures over the steps since the last line."""
+        name, _ = FIGURES[figure]
+        shown = f"{name} {figures[f'train/{figure}']:.4f}" if f"train/{figure}" in figures else ""
+        if figure not in ("mse", "nats"):
+            shown = f"loss {figures['train/loss']:.4f}  {shown}"
+        shown += f"  gradient norm {figures['train/gradient_norm']:.2f}"
+        if self.bar.disable:
+            time = f"  {speed:,.0f} tokens a second, {left} left" if left else ""
+            print(f"step {done:>7,}  {shown}{time}", flush=True)
+        else:
+            self.bar.update(done - self.bar.n)
+            self.bar.set_postfix_str(f"{shown}  {speed:,.0f} tokens/s")
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self.bar.close()

@@ -1,0 +1,171 @@
+"""The run folder: what an experiment leaves behind, and whether it may be gone on with."""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.training import config
+from lstm_jax.training.config import ConfigError, Experiment
+
+GROUPS = {
+    "model": config.Model,
+    "data": config.Data,
+    "optimizer": config.Optimizer,
+    "train": config.Train,
+    "sample": config.Sample,
+}
+MAY_CHANGE = ("workdir", "train", "sample", "optimizer.learning_rate", "optimizer.warmup_steps")
+"""What a run can be resumed with, other than it began."""
+
+
+class RunFolder:
+    """A folder with config.json, environment.json, metrics.jsonl and more."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def file(self, name: str) -> Path:
+        """A file of the run."""
+        return self.path / name
+
+    def begin(self, experiment: Experiment) -> bool:
+        """Makes the folder, or checks that it belongs to this experiment.
+
+        Returns:
+          Whether there was a run to go on with.
+
+        Raises:
+          ConfigError: if the folder belongs to another experiment, holds something else, or cannot
+            be written.
+        """
+        try:
+            if self.file("config.json").exists():
+                self._check(experiment)
+                resumed = True
+            else:
+                if self.path.exists() and any(self.path.iterdir()):
+                    raise ConfigError(
+                        f"workdir: {self.path} is not empty and holds no run; choose another with --workdir."
+                    )
+                self.path.mkdir(parents=True, exist_ok=True)
+                resumed = False
+            self._write("environment.json", environment())
+            self._write("config.json", as_json(experiment))
+        except OSError as error:
+            raise ConfigError(f"workdir: cannot write {self.path}: {error.strerror}.") from error
+        return resumed
+
+    def experiment(self) -> Experiment:
+        """The experiment that the folder belongs to.
+
+        Raises:
+          ConfigError: if there is none.
+        """
+        path = self.file("config.json")
+        try:
+            return from_json(json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ConfigError(f"{self.path} is no run folder: it has no config.json.") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"{path} cannot be read as an experiment: {error}.") from error
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        """Adds a line to metrics.jsonl."""
+        with self.file("metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a torn last line, left by a kill, is left out."""
+        lines = []
+        path = self.file("metrics.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+        return lines
+
+    def cut_metrics(self, step: int) -> None:
+        """Drops the lines past a step: the run goes on from there and will write them again."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        new = self.file("metrics.jsonl.new")
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, self.file("metrics.jsonl"))
+
+    def _check(self, experiment: Experiment) -> None:
+        before, now = (_flat(as_json(e)) for e in (self.experiment(), experiment))
+        differs = [
+            f"{name} was {before.get(name)}, now {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and not name.startswith(MAY_CHANGE)
+        ]
+        if differs:
+            raise ConfigError(
+                f"workdir: {self.path} belongs to another experiment ({'; '.join(differs)}); choose "
+                "another with --workdir, or remove it."
+            )
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        self.file(name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def as_json(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as JSON has it: paths as strings."""
+    return json.loads(json.dumps(dataclasses.asdict(experiment), default=str))
+
+
+def from_json(content: dict[str, Any]) -> Experiment:
+    """The inverse of :func:`as_json`."""
+    fields = dict(content)
+    for name, group in GROUPS.items():
+        fields[name] = group(**_with_path(fields[name], "path"))
+    return Experiment(**_with_path(fields, "workdir"))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit."""
+    packages = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    import jax
+
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "devices": [str(device) for device in jax.devices()],
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "commit": _commit(),
+    }
+
+
+def _with_path(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    value = fields.get(name)
+    return fields | {name: Path(value)} if value is not None else fields
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        flat |= _flat(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
