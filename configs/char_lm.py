@@ -1,18 +1,18 @@
-"""Characters of English text, from the corpus that comes with every Python.
+"""Characters of your own text, in a file or a folder of .txt files.
 
-    python train.py configs/char_lm.py        (also what `python train.py` runs)
+    python train.py configs/char_lm.py --data.path FILE
 
-On 2 cores: 1 min 50 s; 1.70 bits a character on held-out text, where an interpolated 5-gram
-fitted on the same training text needs 1.91 (Python 3.11.7; the text varies with the release).
-For your own text add `--data.path FILE`.
+On tiny Shakespeare (1.1 million characters), 2 cores: TIME; NATS nats a character on the last tenth.
 """
 
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
 
 config = Experiment(
     name="char_lm",
-    model=Model(cell="lstm", hidden_size=256, num_layers=1, embedding_size=64, dropout=0.15),
-    data=Data(task="text", batch_size=16, sequence_length=64, reset_probability=0.02),
-    optimizer=Optimizer(learning_rate=6e-3, warmup_steps=100, clip_norm=1.0),
-    train=Train(steps=2400, log_every=200, eval_every=800, steps_per_dispatch=10),
+    model=Model(hidden_size=512, num_layers=1, embedding_size=64, dropout=0.2),
+    data=Data(task="text", batch_size=32, sequence_length=64),
+    optimizer=Optimizer(name="adamw", learning_rate=4e-3, schedule="cosine", warmup_steps=100),
+    train=Train(
+        steps=3600, log_every=200, eval_every=400, checkpoint_every=1200, steps_per_dispatch=10
+    ),
 )

@@ -26,20 +26,35 @@ ROOMS = [  # from the ground up: each may import only from those before it
     "linen",
     "training.config",
     "training.metrics",
-    "training.ngram",
+    "training.data.batch",
     "training.data.vocabulary",
+    "training.data.task",
+    "training.data.sequences",
+    "training.ngram",
     "training.data.corpus",
     "training.data.stream",
+    "training.data.generated",
+    "training.data.images",
+    "training.data.piano_roll",
+    "training.data.arrays",
+    "training.data.tasks",
     "training.model",
     "training.optimizer",
     "training.state",
     "training.step",
     "training.generate",
+    "training.evaluation",
+    "training.run",
+    "training.checkpoint",
+    "training.plots",
+    "training.progress",
+    "training.saved",
+    "training",
     "training.loop",
     "training.cli",
 ]
 CORE = ROOMS[: ROOMS.index("modules") + 1]
-EMPTY = {"training", "training.data"}  # packages that hold a docstring alone
+EMPTY = {"training.data"}  # a package that holds a docstring alone
 LIGHT = {"jax", "jaxtyping", "chex"}
 
 
@@ -82,9 +97,14 @@ def test_the_core_imports_jax_and_little_else(name):
     assert outside <= LIGHT | sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("name", ["training.config"])
-def test_the_config_needs_the_standard_library_only(name):
-    assert {n.split(".")[0] for n in imported(name)} <= sys.stdlib_module_names
+def test_the_config_needs_the_standard_library_only():
+    assert {n.split(".")[0] for n in imported("training.config")} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_orbax_is_known_in_one_file(name):
+    knows = any(n.split(".")[0] == "orbax" for n in imported(name))
+    assert knows == (name == "training.checkpoint")
 
 
 def run(code):

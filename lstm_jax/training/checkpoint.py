@@ -27,7 +27,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a state; one of this step is replaced.
+        """Saves a state; those of this step and later, left by a run that was cut off, are replaced.
 
         Raises:
           NotFiniteError: if a number in it is NaN or infinite.
@@ -38,8 +38,9 @@ class Checkpoints:
                 f"checkpoint is of step {self.latest()}. Lower optimizer.learning_rate or "
                 "optimizer.clip_norm."
             )
-        if step in self._manager.all_steps():
-            self._manager.delete(step)
+        for later in self._manager.all_steps():
+            if later >= step:
+                self._manager.delete(later)
         self._manager.save(step, args=ocp.args.StandardSave(state))
         self._manager.wait_until_finished()
 

@@ -8,28 +8,40 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from lstm_jax.training.config import ConfigError, Sample
 from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.model import Carry
 
 
-def generate(
+def generate(graphdef: Any, params: Any, vocabulary: Vocabulary, sample: Sample) -> str:
+    """Continues ``sample.prompt`` by ``sample.length`` symbols.
+
+    Raises:
+      ConfigError: if the prompt holds no symbol.
+    """
+    ids = vocabulary.encode(sample.prompt)
+    if not len(ids):
+        raise ConfigError(f"the prompt {sample.prompt!r} holds no {vocabulary.unit}.")
+    top_k = min(sample.top_k or len(vocabulary), len(vocabulary) - 1)
+    key = jax.random.key(sample.seed)
+    drawn = _draw(graphdef, params, ids, sample.length, top_k, sample.temperature, key)
+    return vocabulary.join(
+        [
+            sample.prompt.rstrip() if vocabulary.unit == "word" else sample.prompt,
+            vocabulary.decode(drawn),
+        ]
+    )
+
+
+@partial(jax.jit, static_argnames=("graphdef", "length", "top_k"))
+def _draw(
     graphdef: Any,
     params: Any,
-    vocabulary: Vocabulary,
-    prompt: str,
+    ids: ArrayLike,
     length: int,
-    *,
-    temperature: float,
+    top_k: int,
+    temperature: ArrayLike,
     key: jax.Array,
-) -> str:
-    """Continues a prompt by ``length`` characters, drawn at a temperature."""
-    ids = jnp.asarray(vocabulary.encode(prompt))
-    return prompt + vocabulary.decode(_sample(graphdef, params, ids, length, temperature, key))
-
-
-@partial(jax.jit, static_argnames=("graphdef", "length"))
-def _sample(
-    graphdef: Any, params: Any, ids: jax.Array, length: int, temperature: ArrayLike, key: jax.Array
 ) -> jax.Array:
     model = nnx.merge(graphdef, params)
 
@@ -38,10 +50,11 @@ def _sample(
     ) -> tuple[tuple[Carry, jax.Array], jax.Array]:
         carry, logits = state
         logits = logits.at[0].set(-jnp.inf)  # never the unknown symbol
-        id_ = jax.random.categorical(key, logits / temperature)
-        carry, logits = model(carry, id_[None, None])
-        return (carry, logits[0, 0]), id_
+        likely, candidates = jax.lax.top_k(logits, top_k)
+        drawn = candidates[jax.random.categorical(key, likely / temperature)]
+        carry, outputs = model(drawn[None, None], carry)
+        return (carry, outputs[0, 0]), drawn
 
-    carry, logits = model(model.initialize_carry(1), ids[:, None])
-    _, drawn = jax.lax.scan(draw, (carry, logits[-1, 0]), jax.random.split(key, length))
+    carry, outputs = model(jnp.asarray(ids)[:, None])
+    _, drawn = jax.lax.scan(draw, (carry, outputs[-1, 0]), jax.random.split(key, length))
     return drawn

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -13,6 +13,25 @@ def bits(nats: float) -> float:
     3.0
     """
     return nats / math.log(2)
+
+
+def perplexity(nats: float) -> float:
+    """The number of equally likely symbols that would be as hard to predict.
+
+    >>> round(perplexity(math.log(50)))
+    50
+    """
+    return math.exp(min(nats, 700.0))
+
+
+FIGURES: dict[str, tuple[str, Callable[[float, float], float]]] = {
+    "bits": ("bits a symbol", lambda loss, accuracy: bits(loss)),
+    "perplexity": ("perplexity", lambda loss, accuracy: perplexity(loss)),
+    "nats": ("nats a step", lambda loss, accuracy: loss),
+    "mse": ("mean squared error", lambda loss, accuracy: loss),
+    "accuracy": ("accuracy", lambda loss, accuracy: accuracy),
+}
+"""The figures that tasks are compared by: a name for people, and how to get it."""
 
 
 def duration(seconds: float) -> str:
@@ -29,6 +48,8 @@ class Clock:
     """Times training: tokens a second and time left, without compilation and evaluation.
 
     >>> clock = Clock(steps=100, tokens_per_step=10)
+    >>> clock.tokens_per_second(20), clock.left(20)
+    (0.0, '')
     >>> clock.start(step=20)
     >>> clock.running
     True
@@ -36,7 +57,7 @@ class Clock:
 
     def __init__(self, steps: int, tokens_per_step: int):
         self.steps, self.tokens_per_step = steps, tokens_per_step
-        self.running = False
+        self.running, self.first, self.began = False, 0, 0.0
 
     def start(self, step: int) -> None:
         """Starts the clock after ``step`` steps."""
@@ -49,10 +70,14 @@ class Clock:
         yield
         self.began += time.monotonic() - before
 
-    def reading(self, step: int) -> str:
-        """Tokens a second since the start, and the time left."""
-        elapsed, done = time.monotonic() - self.began, step - self.first
-        if not done or not elapsed:
+    def tokens_per_second(self, step: int) -> float:
+        """Since the start; 0 if nothing was measured yet."""
+        elapsed = time.monotonic() - self.began
+        return (step - self.first) * self.tokens_per_step / elapsed if self.running else 0.0
+
+    def left(self, step: int) -> str:
+        """The time left; empty if nothing was measured yet."""
+        if not self.running or step == self.first:
             return ""
-        left = duration(elapsed / done * (self.steps - step))
-        return f"{done * self.tokens_per_step / elapsed:,.0f} characters a second, {left} left"
+        elapsed = time.monotonic() - self.began
+        return duration(elapsed / (step - self.first) * (self.steps - step))

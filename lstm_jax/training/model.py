@@ -1,10 +1,13 @@
 """The network of an experiment, an NNX module."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from lstm_jax import initializers
 from lstm_jax.baselines import RNNSpec
 from lstm_jax.cell import LSTMSpec
 from lstm_jax.nnx import LSTM
@@ -16,32 +19,49 @@ Carry = tuple[LSTMState, ...]
 SPECS = {"lstm": LSTMSpec(), "rnn": RNNSpec()}
 
 
-class LanguageModel(nnx.Module):
-    """Symbols in, logits of the next symbol out: embedding, LSTM layers, a linear read-out.
+class Sizes(NamedTuple):
+    """What of a task shapes the network: symbols read (or 0), features read (or 0), outputs."""
+
+    vocabulary_size: int
+    input_size: int
+    output_size: int
+
+
+class SequenceModel(nnx.Module):
+    """Symbols or numbers in, predictions at every step out: embedding, LSTM layers, a linear read-out.
 
     >>> import jax
     >>> from flax import nnx
     >>> from lstm_jax.training.config import Model
-    >>> model = LanguageModel(11, Model(hidden_size=5), rngs=nnx.Rngs(0))
-    >>> carry = model.initialize_carry(batch_size=2)
-    >>> carry, logits = model(carry, jax.numpy.zeros((7, 2), int))       # T = 7, B = 2
+    >>> model = SequenceModel(Sizes(11, 0, 11), Model(hidden_size=5), rngs=nnx.Rngs(0))
+    >>> carry, logits = model(jax.numpy.zeros((7, 2), int))               # T = 7, B = 2
     >>> logits.shape
     (7, 2, 11)
     """
 
-    def __init__(self, vocabulary_size: int, model: config.Model, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Embed(vocabulary_size, model.embedding_size, rngs=rngs)
+    def __init__(self, sizes: Sizes, model: config.Model, *, rngs: nnx.Rngs):
+        self.reads_symbols = sizes.vocabulary_size > 0
+        if self.reads_symbols:
+            self.embedding = nnx.Embed(sizes.vocabulary_size, model.embedding_size, rngs=rngs)
         self.lstm = LSTM(
-            model.embedding_size,
+            model.embedding_size if self.reads_symbols else sizes.input_size,
             model.hidden_size,
             num_layers=model.num_layers,
+            bidirectional=model.bidirectional,
             dropout_rate=model.dropout,
+            bias_init=_bias(model),
             spec=SPECS[model.cell],
             time_major=True,
             rngs=rngs,
         )
+        self.input_dropout = nnx.Dropout(model.input_dropout)
         self.dropout = nnx.Dropout(model.dropout)
-        self.read_out = nnx.Linear(model.hidden_size, vocabulary_size, rngs=rngs)
+        self.tied = model.tied_embeddings
+        if self.tied:
+            self.bias = nnx.Param(jnp.zeros(sizes.output_size))
+        else:
+            width = model.hidden_size * (2 if model.bidirectional else 1)
+            self.read_out = nnx.Linear(width, sizes.output_size, rngs=rngs)
 
     def initialize_carry(self, batch_size: int) -> Carry:
         """Zeros for every layer."""
@@ -49,33 +69,57 @@ class LanguageModel(nnx.Module):
 
     def __call__(
         self,
-        carry: Carry,
-        ids: ArrayLike,
+        inputs: ArrayLike,
+        carry: Carry | None = None,
         *,
+        lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         dropout_key: jax.Array | None = None,
     ) -> tuple[Carry, jax.Array]:
-        """Reads ``ids [T, B]`` on from ``carry``.
+        """Reads sequences, on from ``carry`` if there is one.
 
         Args:
-          carry: an ``LSTMState`` a layer.
-          ids: symbols ``[T, B]``.
+          inputs: ids ``[T, B]`` or floats ``[T, B, I]``.
+          carry: an ``LSTMState`` a layer; None is zeros.
+          lengths: true lengths ``[B]``.
           resets: True where the state starts anew, ``[T, B]``.
           dropout_key: for training; without one nothing is dropped.
 
         Returns:
-          The carry to go on from, and logits ``[T, B, V]``.
+          The carry to go on from, and outputs ``[T, B, O]``.
         """
-        still, key_between, key_out = True, None, None
-        if dropout_key is not None:
-            still, (key_between, key_out) = False, jax.random.split(dropout_key)
+        still = dropout_key is None
+        keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
+        xs = jnp.asarray(inputs)
+        if self.reads_symbols:
+            xs = self.embedding(xs)
         carry, hs = self.lstm(
-            self.embedding(jnp.asarray(ids)),
+            self.input_dropout(xs, deterministic=still, rngs=keys[0]),
             initial_carry=carry,
+            seq_lengths=lengths,
             resets=resets,
             return_carry=True,
             deterministic=still,
-            rngs=key_between,
+            rngs=keys[1],
         )
-        hs = self.dropout(hs, deterministic=still, rngs=key_out)
-        return carry, self.read_out(hs)
+        hs = self.dropout(hs, deterministic=still, rngs=keys[2])
+        return carry, self._read_out(hs)
+
+    def _read_out(self, hs: jax.Array) -> jax.Array:
+        if self.tied:
+            return self.embedding.attend(hs) + self.bias[...]
+        return self.read_out(hs)
+
+
+def make_model(sizes: Sizes, model: config.Model, seed: int) -> tuple[Any, Any]:
+    """A network as ``(graphdef, params)``: split once, so that training runs on plain pytrees."""
+    graphdef, params = nnx.split(SequenceModel(sizes, model, rngs=nnx.Rngs(seed)))
+    return graphdef, nnx.to_pure_dict(params)
+
+
+def _bias(model: config.Model) -> initializers.Initializer | None:
+    if model.cell == "rnn":
+        return None
+    if model.chrono is not None:
+        return initializers.chrono(model.chrono)
+    return initializers.forget_bias(model.forget_bias)

@@ -12,9 +12,9 @@ class NGram:
     interpolated form of Chen & Goodman (1998), §2.5.
 
     >>> ids = np.array([0, 1] * 50)
-    >>> round(NGram(ids, vocabulary_size=2, order=1).bits(ids), 2)
+    >>> round(NGram(ids, vocabulary_size=2, order=1).nats(ids) / np.log(2), 2)
     1.0
-    >>> NGram(ids, vocabulary_size=2, order=2).bits(ids) < 0.1
+    >>> NGram(ids, vocabulary_size=2, order=2).nats(ids) < 0.1
     True
     """
 
@@ -28,12 +28,12 @@ class NGram:
         longest = min(order, len(ids))
         self.tables = [_Table(ids, vocabulary_size, n) for n in range(1, longest + 1)]
 
-    def bits(self, ids: np.ndarray) -> float:
-        """Mean bits a symbol of a text, its first symbol not counted."""
+    def nats(self, ids: np.ndarray) -> float:
+        """Mean nats a symbol of a text, its first symbol not counted."""
         p = np.full(len(ids), 1.0 / self.vocabulary_size)
         for n, table in enumerate(self.tables[: len(ids)], start=1):
             p[n - 1 :] = table.interpolate(ids, p[n - 1 :])
-        return float(-np.log2(p[1:]).mean())
+        return float(-np.log(p[1:]).mean())
 
 
 class _Table:

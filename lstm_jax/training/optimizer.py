@@ -8,26 +8,52 @@ import optax
 from lstm_jax.training import config
 
 
-def make_optimizer(optimizer: config.Optimizer, steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW along a warm-up and cosine schedule.
+def make_optimizer(
+    optimizer: config.Optimizer, train: config.Train
+) -> optax.GradientTransformationExtraArgs:
+    """Clipping by global norm, the rule along its schedule, and plateaus if asked for.
 
     Clipping comes first: recurrent gradients explode now and then (Pascanu, Mikolov & Bengio,
     2013, On the difficulty of training recurrent neural networks, §3.2).
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=optimizer.learning_rate,
-        warmup_steps=min(optimizer.warmup_steps, steps - 1),
-        decay_steps=steps,
-    )
-    return optax.chain(
-        optax.clip_by_global_norm(optimizer.clip_norm),
-        optax.adamw(schedule, weight_decay=optimizer.weight_decay, mask=decays),
-    )
+    rate = _schedule(optimizer, train.steps)
+    decay = {"weight_decay": optimizer.weight_decay, "mask": decays}
+    rules = {
+        "adamw": lambda: optax.adamw(rate, **decay),
+        "adam": lambda: optax.adam(rate),
+        "sgd": lambda: optax.sgd(rate, momentum=optimizer.momentum),
+        "rmsprop": lambda: optax.rmsprop(rate, momentum=optimizer.momentum),
+        "lion": lambda: optax.lion(rate, **decay),
+    }
+    parts = [rules[optimizer.name]()]
+    if optimizer.clip_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
+    if optimizer.schedule == "plateau":
+        parts.append(
+            optax.contrib.reduce_on_plateau(
+                factor=0.5,
+                patience=optimizer.plateau_patience,
+                accumulation_size=train.eval_every,
+            )
+        )
+    return optax.with_extra_args_support(optax.chain(*parts))
 
 
 def decays(params: Any) -> Any:
     """True for matrices, False for biases: pulling a forget gate's bias to 0 makes it forget."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: not any("bias" in jax.tree_util.keystr((key,)) for key in path), params
+        lambda path, _: "bias" not in jax.tree_util.keystr(path), params
     )
+
+
+def _schedule(optimizer: config.Optimizer, steps: int) -> optax.Schedule:
+    peak, warmup = optimizer.learning_rate, min(optimizer.warmup_steps, steps - 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "plateau": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, steps - warmup),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, steps - warmup),
+    }[optimizer.schedule]()
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])

@@ -9,8 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from lstm_jax.training import config
 from lstm_jax.training.config import ConfigError, Experiment
+from lstm_jax.training.data.vocabulary import Vocabulary
+from lstm_jax.training.model import Sizes
 
 GROUPS = {
     "model": config.Model,
@@ -21,6 +25,9 @@ GROUPS = {
 }
 MAY_CHANGE = ("workdir", "train", "sample", "optimizer.learning_rate", "optimizer.warmup_steps")
 """What a run can be resumed with, other than it began."""
+
+
+SAMPLE_HEADING = "=== step "
 
 
 class RunFolder:
@@ -74,6 +81,12 @@ class RunFolder:
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{path} cannot be read as an experiment: {error}.") from error
 
+    def write_task(self, sizes: Sizes, vocabulary: Vocabulary | None) -> None:
+        """Writes what is needed to build the network again without the data."""
+        self._write("task.json", sizes._asdict())
+        if vocabulary is not None:
+            vocabulary.save(self.file("vocabulary.json"))
+
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl."""
         with self.file("metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -90,13 +103,26 @@ class RunFolder:
                 break
         return lines
 
-    def cut_metrics(self, step: int) -> None:
-        """Drops the lines past a step: the run goes on from there and will write them again."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        new = self.file("metrics.jsonl.new")
+    def sample(self, step: int, text: str) -> None:
+        """Adds a text to samples.txt."""
+        with self.file("samples.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{SAMPLE_HEADING}{step}\n{text}\n\n")
+
+    def cut(self, step: int) -> None:
+        """Drops metrics and samples past a step: the run goes on from there and writes them again."""
+        lines = [json.dumps(line) for line in self.metrics() if line["step"] <= step]
+        self._replace("metrics.jsonl", "".join(f"{line}\n" for line in lines))
+        samples = self.file("samples.txt")
+        if samples.exists():
+            _, *texts = samples.read_text(encoding="utf-8").split(SAMPLE_HEADING)
+            kept = [text for text in texts if int(text.split("\n", 1)[0]) <= step]
+            self._replace("samples.txt", "".join(SAMPLE_HEADING + text for text in kept))
+
+    def _replace(self, name: str, text: str) -> None:
+        """Writes a file whole or not at all."""
+        new = self.file(f"{name}.new")
         new.write_text(text, encoding="utf-8")
-        os.replace(new, self.file("metrics.jsonl"))
+        os.replace(new, self.file(name))
 
     def _check(self, experiment: Experiment) -> None:
         before, now = (_flat(as_json(e)) for e in (self.experiment(), experiment))
@@ -112,7 +138,7 @@ class RunFolder:
             )
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        self.file(name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        self._replace(name, json.dumps(content, indent=2) + "\n")
 
 
 def as_json(experiment: Experiment) -> dict[str, Any]:
@@ -131,8 +157,6 @@ def from_json(content: dict[str, Any]) -> Experiment:
 def environment() -> dict[str, Any]:
     """Versions, machine and commit."""
     packages = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    import jax
-
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},

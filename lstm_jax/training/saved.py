@@ -1,6 +1,7 @@
 """A trained model, from its run folder."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from flax import nnx
 
 from lstm_jax.training.checkpoint import Checkpoints
 from lstm_jax.training.config import ConfigError, Experiment
+from lstm_jax.training.data.tasks import make_task
 from lstm_jax.training.data.vocabulary import Vocabulary
+from lstm_jax.training.evaluation import figures_of, in_line
 from lstm_jax.training.model import SequenceModel, Sizes, make_model
 from lstm_jax.training.run import RunFolder
+from lstm_jax.training.step import make_evaluation
 
 
 @dataclass(frozen=True)
@@ -43,19 +47,13 @@ def load(run_dir: str | Path) -> Saved:
     """
     folder = RunFolder(Path(run_dir))
     experiment = folder.experiment()
-    best = folder.file("best")
-    step = Checkpoints(best, keep=1).latest() if best.is_dir() else None
-    if step is None:
+    best = Checkpoints(folder.file("best"), keep=1) if folder.file("best").is_dir() else None
+    step = best.latest() if best is not None else None
+    if best is None or step is None:
         raise ConfigError(f"{run_dir} holds no model yet: it was not evaluated once.")
-    sizes = Sizes(
-        **{
-            k: v
-            for k, v in json.loads(folder.file("task.json").read_text()).items()
-            if k in Sizes._fields
-        }
-    )
+    sizes = Sizes(**json.loads(folder.file("task.json").read_text()))
     graphdef, params = make_model(sizes, experiment.model, experiment.seed)
-    params = Checkpoints(best, keep=1).restore(step, params)
+    params = best.restore(step, params)
     words = folder.file("vocabulary.json")
     return Saved(
         model=nnx.merge(graphdef, params),
@@ -65,3 +63,19 @@ def load(run_dir: str | Path) -> Saved:
         config=experiment,
         step=step,
     )
+
+
+def evaluate_saved(run_dir: str | Path) -> Iterator[str]:
+    """The best model's figures on the held-out data, and on the test part if there is one; in lines.
+
+    Raises:
+      ConfigError: as :func:`load` does, or if the data cannot be used any more.
+    """
+    saved = load(run_dir)
+    task = make_task(saved.config.data, saved.config.seed)
+    evaluate = make_evaluation(saved.graphdef, task)
+    for part, chunks in (("eval", task.held_out), ("test", task.test)):
+        if chunks is not None:
+            figures = figures_of(evaluate(saved.params, chunks), task, part)
+            name = {"eval": "held out", "test": "test"}[part]
+            yield f"best, of step {saved.step:,}: {name}: {in_line(figures, task, part)}"

@@ -8,13 +8,13 @@ from lstm_jax.training.model import Carry
 
 
 class TrainState(NamedTuple):
-    """A pytree: all that a step reads and writes.
+    """A pytree: all that a step reads and writes, and all that a checkpoint holds.
 
     Attributes:
       step: updates made.
       params: the model's parameters.
       opt_state: the optimizer's state.
-      carry: the LSTM state at the end of the last batch.
+      carry: the LSTM state at the end of the last batch; empty where sequences are whole.
     """
 
     step: jax.Array

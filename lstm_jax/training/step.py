@@ -7,70 +7,102 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.typing import ArrayLike
 
+from lstm_jax.training.data.batch import Batch
+from lstm_jax.training.data.task import Task
 from lstm_jax.training.model import Carry
 from lstm_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
 
+LOSSES: dict[str, Callable[[jax.Array, Any], jax.Array]] = {
+    "cross_entropy": optax.softmax_cross_entropy_with_integer_labels,
+    "squared_error": lambda outputs, targets: ((outputs - targets) ** 2).mean(-1),
+    "bernoulli": lambda outputs, targets: optax.sigmoid_binary_cross_entropy(outputs, targets).sum(
+        -1
+    ),
+}
+"""Of one prediction, ``[T, B]``: nats, squared error, nats summed over the outputs."""
+
 
 def make_train_steps(
-    graphdef: Any, optimizer: optax.GradientTransformation, seed: int, reset_probability: float
-) -> Callable[[TrainState, ArrayLike], tuple[TrainState, Metrics]]:
-    """``(state, batches [N, T + 1, B]) -> (state, mean metrics)``: N updates in one dispatch.
+    graphdef: Any,
+    task: Task,
+    optimizer: optax.GradientTransformationExtraArgs,
+    *,
+    seed: int,
+    reset_probability: float,
+    n: int,
+) -> Callable[[TrainState, Batch | None], tuple[TrainState, Metrics]]:
+    """``(state, batches [n, ...]) -> (state, metrics [n])``: n updates in one dispatch.
 
-    The state is donated: its buffers are written over. Now and then a sequence starts from a zero
-    state, as in Melis, Kočiský & Blunsom (2020), Mogrifier LSTM (drop_state_probability).
+    The state is donated: its buffers are written over. Every random draw is a function of
+    (seed, step). Where the state is carried, a sequence now and then starts from zero, as in Melis,
+    Kočiský & Blunsom (2020), Mogrifier LSTM (drop_state_probability).
     """
 
     def loss(
-        params: Any, carry: Carry, batch: jax.Array, key: jax.Array
+        params: Any, carry: Carry, batch: Batch, key_dropout: jax.Array, key_resets: jax.Array
     ) -> tuple[jax.Array, Carry]:
-        key_dropout, key_resets = jax.random.split(key)
-        model, ids = nnx.merge(graphdef, params), batch[:-1]
-        anew = jax.random.bernoulli(key_resets, reset_probability, ids.shape[1:])
-        resets = jnp.zeros(ids.shape, bool).at[0].set(anew)
-        carry, logits = model(carry, ids, resets=resets, dropout_key=key_dropout)
-        return cross_entropy(logits, batch[1:]).mean(), carry
-
-    def train_step(state: TrainState, batch: jax.Array) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (value, carry), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.carry, batch, key
+        resets = None
+        if task.carried:
+            T, B = jnp.shape(batch.weights)
+            anew = jax.random.bernoulli(key_resets, reset_probability, (B,))
+            resets = jnp.zeros((T, B), bool).at[0].set(anew)
+        final, outputs = nnx.merge(graphdef, params)(
+            batch.inputs,
+            carry if task.carried else None,
+            lengths=batch.lengths,
+            resets=resets,
+            dropout_key=key_dropout,
         )
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        weights = jnp.asarray(batch.weights)
+        value = (LOSSES[task.loss](outputs, batch.targets) * weights).sum() / weights.sum()
+        return value, final if task.carried else carry
+
+    def train_step(state: TrainState, batch: Batch | None) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key_data, key_dropout, key_resets = jax.random.split(key, 3)
+        if task.generate is not None:
+            batch = task.generate(key_data)
+        (value, carry), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params, state.carry, batch, key_dropout, key_resets
+        )
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, opt_state, carry), metrics
 
-    def train_steps(state: TrainState, batches: jax.Array) -> tuple[TrainState, Metrics]:
-        state, metrics = jax.lax.scan(train_step, state, batches)
-        return state, jax.tree.map(jnp.mean, metrics)
+    def train_steps(state: TrainState, batches: Batch | None) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(train_step, state, batches, length=n)
 
     return jax.jit(train_steps, donate_argnums=0)
 
 
-def make_evaluation(
-    graphdef: Any,
-) -> Callable[[Any, Carry, ArrayLike, ArrayLike], jax.Array]:
-    """``(params, carry, chunks [N, T + 1, B], weights [N, T, B]) -> mean nats a target``."""
+def make_evaluation(graphdef: Any, task: Task) -> Callable[[Any, Batch], Metrics]:
+    """``(params, chunks [N, ...]) -> sums`` of loss, weight, hits and scored predictions."""
+
+    def read(model: Any, carry: Carry | None, batch: Batch) -> tuple[Carry, Metrics]:
+        carry, outputs = model(batch.inputs, carry, lengths=batch.lengths)
+        weights = jnp.asarray(batch.weights)
+        sums = {
+            "loss": (LOSSES[task.loss](outputs, batch.targets) * weights).sum(),
+            "weight": weights.sum(),
+        }
+        if task.loss == "cross_entropy":
+            scored = weights if batch.scored is None else jnp.asarray(batch.scored)
+            right = outputs.argmax(-1) == batch.targets
+            sums |= {"hits": (right * scored).sum(), "scored": scored.sum()}
+        return carry, sums
 
     @jax.jit
-    def evaluate(params: Any, carry: Carry, chunks: jax.Array, weights: jax.Array) -> jax.Array:
+    def evaluate(params: Any, chunks: Batch) -> Metrics:
         model = nnx.merge(graphdef, params)
-
-        def read(carry: Carry, chunk: tuple[jax.Array, jax.Array]) -> tuple[Carry, jax.Array]:
-            ids, weight = chunk
-            carry, logits = model(carry, ids[:-1])
-            return carry, (weight * cross_entropy(logits, ids[1:])).sum()
-
-        _, nats = jax.lax.scan(read, carry, (chunks, weights))
-        return nats.sum() / weights.sum()
+        if task.carried:
+            start = model.initialize_carry(jnp.shape(chunks.weights)[2])
+            _, sums = jax.lax.scan(lambda carry, batch: read(model, carry, batch), start, chunks)
+        else:
+            _, sums = jax.lax.scan(lambda _, batch: ((), read(model, None, batch)[1]), (), chunks)
+        return jax.tree.map(lambda s: s.sum(0), sums)
 
     return evaluate
-
-
-def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Nats a target."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)

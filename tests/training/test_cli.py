@@ -26,6 +26,8 @@ SMALL = [
     "10",
     "--train.eval-every",
     "10",
+    "--train.checkpoint-every",
+    "10",
     "--train.steps-per-dispatch",
     "5",
 ]
@@ -37,33 +39,60 @@ def train(*args):
     )
 
 
-def test_a_small_run_prints_progress_baselines_figures_and_a_sample(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("the quick brown fox jumps over the lazy dog. " * 50)
-    result = train("--data.path", str(path), *SMALL)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, and what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 50)
+    result = train(
+        "--data.path", str(folder / "text.txt"), "--workdir", str(folder / "run"), *SMALL
+    )
     assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert lines[0] == "char_lm: text.txt"
+    return folder / "run", result.stdout
+
+
+def test_a_small_run_prints_progress_baselines_figures_and_a_sample(run):
+    lines = run[1].splitlines()
+    assert lines[0] == "quickstart: text.txt"
     assert lines[1] == "2,025 characters to learn from, 225 held out, 29 symbols"
-    assert any(line.startswith("step     10  train") and "seconds" not in line for line in lines)
+    assert any("step      10  loss" in line and "gradient norm" in line for line in lines)
     held_out = [line for line in lines if "held out: model" in line]
     assert len(held_out) == 3
     assert all("unigram baseline" in line and "5-gram baseline" in line for line in held_out)
-    assert "a sample at temperature 0.7" in result.stdout
+    assert "a sample of the best model" in run[1]
 
 
-def test_the_same_seed_prints_the_same_figures(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("the quick brown fox jumps over the lazy dog. " * 50)
+def test_evaluate_prints_the_figures_of_the_run(run):
+    result = train("evaluate", str(run[0]))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() in run[1]
+
+
+def test_generate_follows_its_flags(run):
+    keywords = ["--prompt", "the", "--length", "30", "--temperature", "0.5", "--top-k", "3"]
     first, again, other = (
-        [
-            line
-            for line in train("--data.path", str(path), *SMALL, *more).stdout.splitlines()
-            if "held out: " in line
-        ][:2]
-        for more in ([], [], ["--seed", "1"])
+        train("generate", str(run[0]), *keywords, "--seed", seed) for seed in ("1", "1", "2")
     )
-    assert first == again != other
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == again.stdout != other.stdout
+    assert first.stdout.startswith("the")
+    assert len(first.stdout.rstrip("\n")) == 33
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["evaluate", "nowhere"], "nowhere is no run folder"),
+        (["generate", "nowhere"], "nowhere is no run folder"),
+        (["generate", "nowhere", "--temperature", "0"], "sample.temperature: expected a positive"),
+        (["evaluate"], "the run folder. (required)"),
+    ],
+)
+def test_mistakes_in_other_commands(args, message):
+    result = train(*args)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.replace("│", "").split())
+    assert "Traceback" not in result.stderr
 
 
 def test_help_answers_at_once_and_shows_every_field():
@@ -78,30 +107,37 @@ def test_help_answers_at_once_and_shows_every_field():
         "--train.steps",
     ):
         assert flag in result.stdout
-    assert "char_lm.py" in result.stdout
+    assert "quickstart.py" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--model.hiden-size", "3"], "hidden-size"),
+        (["--model.hiden-size", "3"], "--model.hidden-size"),
         (["--model.hidden-size", "many"], "many"),
         (["--model.hidden-size", "0"], "model.hidden_size: expected a positive number, got 0"),
         (["--model.cell", "gru"], "rnn"),
         (["--model.dropout", "1.5"], r"model.dropout: expected a number in [0, 1), got 1.5"),
         (["--train.steps", "25"], "train.steps: expected a multiple of train.steps_per_dispatch"),
-        (["--data.path", "nowhere.txt"], "data.path: cannot read nowhere.txt"),
+        (["--data.path", "nowhere.txt"], "data.path: cannot read nowhere.txt: no such file"),
+        (["--seed", "-1"], "seed: expected 0 to 2147483647, got -1"),
+        (["--data.task", "arrays"], "data.path: expected a path for the task 'arrays'"),
+        (["--data.sequence-length", "99999"], "a batch reads 1599985: lower"),
+        (["--model.tied-embeddings"], "model.embedding_size: expected hidden_size (256) when tied"),
+        (["--model.bidirectional"], "model.bidirectional: expected False for the task 'text'"),
         (["nowhere.py"], "config file nowhere.py not found"),
     ],
 )
-def test_mistakes_exit_with_2_and_one_message(args, message):
-    result = train(*args)
+def test_mistakes_exit_with_2_and_one_message_and_write_nothing(args, message, tmp_path):
+    result = train(*args, "--workdir", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
     assert result.returncode == 2
     assert message in " ".join(result.stderr.replace("│", "").split())  # tyro draws a box
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
 
 
+@pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -109,11 +145,20 @@ def test_mistakes_exit_with_2_and_one_message(args, message):
         ("import nothing_here", "failed: ModuleNotFoundError"),
         ("settings = 1", "to define config = Experiment.*got nothing"),
         ("config = {}", "got dict"),
+        ("\0", "failed: (SyntaxError|ValueError)"),
+        (
+            "from lstm_jax.training.config import *; config = Experiment(model=Model(hiden_size=3))",
+            "failed: TypeError: .*hiden_size",
+        ),
+        (
+            "from lstm_jax.training.config import *; config = Experiment(model=Model(cell='gru'))",
+            "model.cell: expected one of lstm, rnn, got gru",
+        ),
     ],
 )
 def test_config_files_that_are_none(tmp_path, text, message):
     path = tmp_path / "c.py"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         parse([str(path)], default_config=path)
 
@@ -133,5 +178,7 @@ def test_the_command_line_goes_over_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.name)
-def test_every_config_can_be_read(path):
-    assert isinstance(parse([], default_config=path), Experiment)
+def test_every_config_can_be_read(path, tmp_path):
+    experiment = parse(["--data.path", str(tmp_path)], default_config=path)
+    assert isinstance(experiment, Experiment)
+    assert experiment.name == path.stem

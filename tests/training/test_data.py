@@ -1,12 +1,11 @@
 import hashlib
-import itertools
 
 import numpy as np
 import pytest
 
-from lstm_jax.training.config import ConfigError
+from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.corpus import embedded_corpus, read_corpus
-from lstm_jax.training.data.stream import check_length, evaluation_batches, training_batch
+from lstm_jax.training.data.stream import n_gram_order, rows, text_task
 from lstm_jax.training.data.vocabulary import UNKNOWN, Vocabulary
 from lstm_jax.training.ngram import NGram
 
@@ -64,41 +63,76 @@ def test_the_vocabulary_is_that_of_the_training_text():
     assert vocabulary.encode("hey").tolist() == [2, 1, 0]
 
 
-def test_each_row_goes_on_where_its_last_batch_ended():
-    ids = np.arange(1000)
-    batches = [training_batch(ids, 4, 8, seed=0, step=s) for s in range(5)]
-    rows = np.concatenate([b[:-1] for b in batches])
-    assert (np.diff(rows, axis=0) % 1000 == 1).all()
-    assert all((a[-1] == b[0]).all() for a, b in itertools.pairwise(batches))
-    spread = np.sort(rows[0])
-    assert (np.diff(spread) == 250).all()
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 50, encoding="utf-8")
+    return path
 
 
-def test_a_batch_is_a_function_of_seed_and_step():
-    ids = np.arange(1000)
-    first, again = (training_batch(ids, 4, 8, seed=3, step=7) for _ in range(2))
-    assert (first == again).all()
-    assert (first != training_batch(ids, 4, 8, seed=4, step=7)).any()
+def test_each_row_goes_on_where_its_last_batch_ended(text):
+    data = Data(path=text, batch_size=4, sequence_length=8)
+    task = text_task(data, seed=0)
+    batches = task.batches(0, 5)
+    assert batches.inputs.shape == batches.targets.shape == batches.weights.shape == (5, 8, 4)
+    rows = task.vocabulary.decode(np.concatenate(batches.inputs)[:, 1])
+    assert rows in text.read_text() * 2
+    assert (batches.inputs[1:, 0] == batches.targets[:-1, -1]).all()
+    assert (batches.inputs[:, 1:] == batches.targets[:, :-1]).all()
+
+
+def test_a_batch_is_a_function_of_seed_and_step(text):
+    data = Data(path=text, batch_size=4, sequence_length=8)
+    first, again = (text_task(data, seed=3).batches(7, 1) for _ in range(2))
+    assert (first.inputs == again.inputs).all()
+    assert (first.inputs == text_task(data, seed=3).batches(5, 3).inputs[2]).all()
+    assert (first.inputs != text_task(data, seed=4).batches(7, 1).inputs).any()
 
 
 @pytest.mark.parametrize("length", [2, 3, 17, 64, 65, 66, 1000])
-@pytest.mark.parametrize(("rows", "T"), [(1, 4), (8, 16), (3, 100)])
-def test_evaluation_predicts_every_symbol_but_the_first_once(length, rows, T):
-    ids = np.arange(length)
-    chunks, weights = evaluation_batches(ids, rows, T)
-    predicted = chunks[:, 1:][weights == 1]
+@pytest.mark.parametrize(("B", "T"), [(1, 4), (8, 16), (3, 100)])
+def test_evaluation_predicts_every_symbol_but_the_first_once(length, B, T):
+    chunks = rows(np.arange(length), B, T)
+    predicted = chunks.targets[chunks.weights == 1]
     assert sorted(predicted) == list(range(1, length))
-    assert (chunks[:, :-1][weights == 1] + 1 == predicted).all()
-    joined = np.concatenate(chunks[:, :-1])  # and rows are read in order
-    for b in range(rows):
-        own = joined[: int(weights[:, :, b].sum()), b]
+    assert (chunks.inputs[chunks.weights == 1] + 1 == predicted).all()
+    joined = np.concatenate(chunks.inputs)  # and rows are read in order
+    for b in range(B):
+        own = joined[: int(chunks.weights[:, :, b].sum()), b]
         assert (np.diff(own) == 1).all()
 
 
-def test_a_text_shorter_than_a_batch():
-    check_length(np.arange(33), 4, 8)
-    with pytest.raises(ConfigError, match="has 32 characters, but a batch reads 33: lower"):
-        check_length(np.arange(32), 4, 8)
+def test_a_text_shorter_than_a_batch(text):
+    with pytest.raises(ConfigError, match="has 2025 characters, but a batch reads 2049: lower"):
+        text_task(Data(path=text, batch_size=32, sequence_length=64), seed=0)
+
+
+def test_a_folder_of_texts(tmp_path):
+    with pytest.raises(ConfigError, match=r"has no .txt files"):
+        read_corpus(tmp_path)
+    for name in "ba":
+        (tmp_path / f"{name}.txt").write_text(name * 50)
+    corpus = read_corpus(tmp_path)
+    assert corpus.train + corpus.held_out == "a" * 50 + "\n\n" + "b" * 50
+
+
+def test_words(text):
+    task = text_task(Data(path=text, unit="word", batch_size=2, sequence_length=8), seed=0)
+    assert task.figure == "perplexity"
+    assert task.vocabulary_size == 10  # nine words and signs, and the unknown
+    assert task.baselines["5-gram baseline"] < 1.5 < task.baselines["unigram baseline"] < 10
+    assert task.vocabulary.decode(task.vocabulary.encode("the Lazy fox")) == "the \ufffd fox"
+
+
+def test_a_vocabulary_can_be_saved(tmp_path):
+    vocabulary = Vocabulary.of("to be, or not to be", unit="word")
+    vocabulary.save(tmp_path / "v.json")
+    assert Vocabulary.load(tmp_path / "v.json") == vocabulary
+
+
+@pytest.mark.parametrize(("size", "order"), [(2, 5), (6000, 5), (7000, 4), (60_000, 3)])
+def test_the_n_gram_is_as_long_as_fits(size, order):
+    assert n_gram_order(size) == (f"{order}-gram", order)
 
 
 def witten_bell(text, context, symbol, vocabulary_size):
@@ -121,16 +155,16 @@ def test_the_n_gram_equals_its_recursion(order):
     p = [
         witten_bell(train, test[max(0, k - order + 1) : k], test[k], 5) for k in range(1, len(test))
     ]
-    got = NGram(np.array(train), 5, order).bits(np.array(test))
-    np.testing.assert_allclose(got, -np.log2(p).mean(), rtol=1e-12)
+    got = NGram(np.array(train), 5, order).nats(np.array(test))
+    np.testing.assert_allclose(got, -np.log(p).mean(), rtol=1e-12)
 
 
 def test_an_n_gram_sums_to_one():
     rng = np.random.default_rng(0)
     model = NGram(rng.integers(0, 4, 200), 5, 3)
     for a, b in [(0, 1), (3, 3), (4, 0)]:
-        both = [2 ** (-2 * model.bits(np.array([a, b, c]))) for c in range(5)]  # p(b|a) p(c|a b)
-        p_b = 2 ** -model.bits(np.array([a, b]))
+        both = [np.exp(-2 * model.nats(np.array([a, b, c]))) for c in range(5)]  # p(b|a) p(c|a b)
+        p_b = np.exp(-model.nats(np.array([a, b])))
         np.testing.assert_allclose(sum(both) / p_b, 1.0, rtol=1e-12)
 
 

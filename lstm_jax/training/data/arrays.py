@@ -115,11 +115,14 @@ def _baselines(train: Batch, held_out: Batch, figure: str) -> dict[str, float]:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
             return {name: content[name] for name in content.files}
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, BadZipFile, AttributeError, EOFError) as error:
+    except (ValueError, BadZipFile, EOFError) as error:
         reason = "an array of objects" if "allow_pickle" in str(error) else str(error)
         raise ConfigError(
             f"data.path: {path} is no usable .npz file ({reason}); write it with "

@@ -2,11 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from jax.typing import ArrayLike
-
 
 class Batch(NamedTuple):
-    """Sequences, time first, and what is to be predicted at each step.
+    """Sequences, time first, and what is to be predicted at each step; NumPy or JAX arrays.
 
     A task that asks one question of a whole sequence puts the answer at every step and a weight of 1
     on the true last step.
@@ -19,12 +17,8 @@ class Batch(NamedTuple):
       scored: where accuracy is counted, ``[T, B]``; None is where there is weight.
     """
 
-    inputs: ArrayLike
-    targets: ArrayLike
-    weights: ArrayLike
-    lengths: ArrayLike | None = None
-    scored: ArrayLike | None = None
-
-
-Arrays = Any
-"""A NumPy or JAX array: generated tasks make the one on the device, files give the other."""
+    inputs: Any
+    targets: Any
+    weights: Any
+    lengths: Any = None
+    scored: Any = None

@@ -28,7 +28,7 @@ class Corpus:
 
 
 def read_corpus(path: Path | None) -> Corpus:
-    """A text file with its last tenth held out, or the embedded corpus.
+    """A text file, or a folder of them, with its last tenth held out; or the embedded corpus.
 
     Raises:
       ConfigError: if the file is missing, is not UTF-8, or is too short to be split.
@@ -77,15 +77,10 @@ def _without_underlines(text: str) -> str:
 
 
 def _file_corpus(path: Path) -> Corpus:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"data.path: cannot read {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"data.path: {path} is not UTF-8 (byte {error.start}); convert it, for instance with "
-            "iconv -t utf-8."
-        ) from error
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"data.path: the folder {path} has no .txt files.")
+    text = "\n\n".join(_read(file) for file in files)
     split = len(text) - len(text) // HELD_OUT
     if split == len(text):
         raise ConfigError(
@@ -93,3 +88,15 @@ def _file_corpus(path: Path) -> Corpus:
             "some out."
         )
     return Corpus(path.name, text[:split], text[split:])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"data.path: cannot read {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"data.path: {path} is not UTF-8 (byte {error.start}); convert it, for instance with "
+            "iconv -t utf-8."
+        ) from error

@@ -44,7 +44,7 @@ def piano_roll_task(data: Data, seed: int) -> Task:
 
 def _sequences(pieces: list[np.ndarray]) -> Batch:
     lengths = np.array([len(piece) for piece in pieces])
-    T = lengths.max()
+    T = int(lengths.max())
     rolls = np.stack([np.pad(piece, [(0, T - len(piece)), (0, 0)]) for piece in pieces])
     targets = np.concatenate([rolls[:, 1:], np.zeros_like(rolls[:, :1])], axis=1)
     return Batch(rolls, targets, before_the_last_step(lengths, T), lengths)

@@ -31,7 +31,7 @@ def shuffled(sequences: Batch, batch_size: int, seed: int) -> Callable[[int, int
 
     def batch(step: int) -> Batch:
         places = step * batch_size + np.arange(batch_size)
-        chosen = np.array([order(place // N)[place % N] for place in places])
+        chosen = np.array([order(int(place) // N)[place % N] for place in places])
         return take(sequences, chosen)
 
     return lambda first, n: stack([batch(step) for step in range(first, first + n)])
@@ -60,13 +60,13 @@ def take(sequences: Batch, chosen: np.ndarray) -> Batch:
         part = np.asarray(whole)[chosen]
         return part if name == "lengths" else part.swapaxes(0, 1)
 
-    return Batch(**{name: pick(name) for name in Batch._fields})  # type: ignore[arg-type]
+    return Batch(**{name: pick(name) for name in Batch._fields})
 
 
 def stack(batches: list[Batch]) -> Batch:
     """Batches as one, on a new first axis."""
     columns = zip(*batches, strict=True)
-    return Batch(*(None if c[0] is None else np.stack(c) for c in columns))  # type: ignore[arg-type]
+    return Batch(*(None if c[0] is None else np.stack(c) for c in columns))
 
 
 def at_the_last_step(lengths: np.ndarray, T: int) -> np.ndarray:

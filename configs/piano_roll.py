@@ -1,0 +1,21 @@
+"""Polyphonic music: which of 88 keys sound in the next frame?
+
+    python train.py configs/piano_roll.py --data.path JSB_Chorales.mat
+
+PIANO
+Summed over the keys, averaged over all predicted frames of the part together.
+"""
+
+from pathlib import Path
+
+from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
+
+config = Experiment(
+    name="piano_roll",
+    model=Model(hidden_size=256, dropout=0.4, input_dropout=0.1),
+    data=Data(task="piano_roll", path=Path("data/JSB_Chorales.mat"), batch_size=16),
+    optimizer=Optimizer(name="adamw", learning_rate=3e-3, warmup_steps=50),
+    train=Train(
+        steps=1800, log_every=100, eval_every=100, checkpoint_every=600, steps_per_dispatch=10
+    ),
+)

@@ -1,0 +1,19 @@
+"""Characters of English text, from the documentation that comes with every Python.
+
+    python train.py                  (the default experiment; no data needed)
+
+On 2 cores: TIME; BITS bits a character on held-out text, where an interpolated 5-gram fitted on the same
+training text needs 1.91 (Python 3.11.7; the text varies with the release).
+"""
+
+from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
+
+config = Experiment(
+    name="quickstart",
+    model=Model(hidden_size=256, num_layers=1, embedding_size=64, dropout=0.15),
+    data=Data(task="text", batch_size=16, sequence_length=64),
+    optimizer=Optimizer(name="adamw", learning_rate=6e-3, schedule="cosine", warmup_steps=100),
+    train=Train(
+        steps=2400, log_every=200, eval_every=800, checkpoint_every=800, steps_per_dispatch=10
+    ),
+)

@@ -1,0 +1,18 @@
+"""The embedded Reber grammar (1997): the second symbol of a string comes again at its end.
+
+    python train.py configs/reber.py
+
+REBER
+"""
+
+from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
+
+config = Experiment(
+    name="reber",
+    model=Model(hidden_size=32, embedding_size=8),
+    data=Data(task="reber", sequence_length=40, batch_size=32),
+    optimizer=Optimizer(name="adam", learning_rate=1e-2, warmup_steps=50),
+    train=Train(
+        steps=1000, log_every=100, eval_every=100, checkpoint_every=500, steps_per_dispatch=20
+    ),
+)

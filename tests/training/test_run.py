@@ -1,0 +1,249 @@
+"""Whole runs: the same figures from the same seed, resumed or not, and what they leave behind."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import lstm_jax.training
+from lstm_jax.training import loop
+from lstm_jax.training.checkpoint import Checkpoints, NotFiniteError, finite
+from lstm_jax.training.config import ConfigError, Data, Experiment, Model, Optimizer, Sample, Train
+from lstm_jax.training.loop import train
+from lstm_jax.training.run import RunFolder, as_json, from_json
+from lstm_jax.training.saved import evaluate_saved, load
+
+STRICT = False
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    return path
+
+
+def small(tmp_path, name="a", **changes):
+    """A run of 24 steps; each group can be changed."""
+    groups = {
+        "model": Model(hidden_size=8, embedding_size=4, dropout=0.2),
+        "data": Data(task="adding", sequence_length=6, batch_size=4, held_out_sequences=20),
+        "optimizer": Optimizer(warmup_steps=2),
+        "train": Train(
+            steps=24, log_every=4, eval_every=6, checkpoint_every=8, steps_per_dispatch=2
+        ),
+        "sample": Sample(prompt="the ", length=20),
+    }
+    return Experiment(name="small", workdir=tmp_path / name, **groups | changes)
+
+
+def text_data(text):
+    return Data(task="text", path=text, batch_size=4, sequence_length=8, reset_probability=0.2)
+
+
+def figures(experiment):
+    """metrics.jsonl without what depends on the clock."""
+    lines = RunFolder(experiment.run_dir).metrics()
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+
+
+def test_the_same_seed_gives_the_same_figures(tmp_path, text):
+    first, again, other = (
+        small(tmp_path, name, data=text_data(text)) for name in ("first", "again", "other")
+    )
+    other = dataclasses.replace(other, seed=1)
+    for experiment in (first, again, other):
+        train(experiment)
+    assert figures(first) == figures(again) != figures(other)
+    samples = [(e.run_dir / "samples.txt").read_text() for e in (first, again)]
+    assert samples[0] == samples[1]
+    assert samples[0].count("=== step ") == 4
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [("generated", n) for n in (2, 8, 14, 24)] + [("text", 10), ("text", 20), ("arrays", 14)],
+)
+def test_stopped_anywhere_and_resumed_is_as_if_never_stopped(tmp_path, text, monkeypatch, kind, at):
+    np.savez(tmp_path / "own.npz", inputs=np.random.default_rng(0).standard_normal((30, 5, 2)))
+    data = {
+        "generated": small(tmp_path).data,
+        "text": text_data(text),
+        "arrays": Data(task="arrays", path=tmp_path / "own.npz", batch_size=4),
+    }[kind]
+    whole, stopped = (small(tmp_path, name, data=data) for name in ("whole", "stopped"))
+    train(whole)
+
+    dispatches = loop.Trainer._dispatches
+
+    def until(self):
+        for done, batches in dispatches(self):
+            yield done, batches
+            if done == at:
+                raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "_dispatches", until)
+        if at < 24:
+            with pytest.raises(Stop):
+                train(stopped)
+    with (
+        (stopped.run_dir / "metrics.jsonl").open("a") if at < 24 else open("/dev/null", "w") as file
+    ):
+        file.write('{"step": 23, "train/lo')  # a kill in the middle of a line
+    train(stopped)
+    assert figures(stopped) == figures(whole)
+    for name in ("checkpoints", "best"):
+        steps = [Checkpoints(e.run_dir / name, keep=2).latest() for e in (whole, stopped)]
+        assert steps[0] == steps[1]
+    params = [jax.tree.leaves(load(e.run_dir).params) for e in (whole, stopped)]
+    assert all((a == b).all() for a, b in zip(*params, strict=True))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
+    experiment = small(tmp_path)
+    first = train(experiment)
+    before = figures(experiment)
+    assert train(experiment) == first
+    assert figures(experiment) == before
+    assert "going on from step 24" in capsys.readouterr().out
+
+
+def test_a_longer_run_goes_on(tmp_path):
+    experiment = small(tmp_path)
+    train(experiment)
+    train(dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=32)))
+    assert figures(experiment)[-1]["step"] == 32
+
+
+def test_early_stopping(tmp_path, capsys):
+    patient = Train(
+        steps=200, log_every=4, eval_every=4, checkpoint_every=4, steps_per_dispatch=4, patience=2
+    )
+    still = Optimizer(learning_rate=1e-30, warmup_steps=0)
+    experiment = small(tmp_path, train=patient, optimizer=still)
+    train(experiment)
+    assert figures(experiment)[-1]["step"] == 12  # the first is the best, two are not better
+    before = figures(experiment)
+    train(experiment)
+    assert figures(experiment) == before
+    assert capsys.readouterr().out.count("stopped early: 2 evaluations") == 2
+
+
+def test_what_a_run_leaves_behind(tmp_path, text):
+    experiment = small(tmp_path, data=text_data(text))
+    best = train(experiment)
+    folder = experiment.run_dir
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.json", "environment.json", "task.json", "vocabulary.json", "metrics.jsonl",
+        "samples.txt", "curves.png", "checkpoints", "best",
+    }  # fmt: skip
+    assert from_json(json.loads((folder / "config.json").read_text())) == experiment
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    lines = figures(experiment)
+    assert [line["step"] for line in lines if "train/loss" in line] == [4, 8, 12, 16, 20, 24]
+    held_out = {line["step"]: line["eval/loss"] for line in lines if "eval/loss" in line}
+    assert sorted(held_out) == [6, 12, 18, 24]
+    assert best["eval/loss"] == pytest.approx(min(held_out.values()), rel=1e-6)
+    assert load(folder).step == min(held_out, key=held_out.get)
+
+
+def test_load_gives_the_model_back(tmp_path, text):
+    experiment = small(tmp_path, data=text_data(text))
+    train(experiment)
+    saved = lstm_jax.training.load(experiment.run_dir)
+    assert saved.config == experiment
+    ids = saved.vocabulary.encode("the quick")
+    _, logits = saved.model(ids[:, None])
+    assert logits.shape == (9, 1, len(saved.vocabulary))
+    assert "best, of step" in next(iter(evaluate_saved(experiment.run_dir)))
+
+
+def test_a_test_part_is_reported_with_the_best_parameters(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    xs, labels = rng.standard_normal((40, 5, 2)), rng.integers(0, 2, 40)
+    path = tmp_path / "own.npz"
+    np.savez(path, inputs=xs, labels=labels, test_inputs=xs[:9], test_labels=labels[:9])
+    experiment = small(tmp_path, data=Data(task="arrays", path=path, batch_size=4))
+    figures = train(experiment)
+    assert 0 <= figures["test/accuracy"] <= 1
+    assert "test: model" in capsys.readouterr().out
+    assert len(list(evaluate_saved(experiment.run_dir))) == 2
+
+
+def test_only_finite_parameters_are_saved(tmp_path):
+    wild = Optimizer(
+        name="sgd", learning_rate=1e30, warmup_steps=0, clip_norm=None, schedule="constant"
+    )
+    experiment = small(tmp_path, optimizer=wild)
+    with pytest.raises(NotFiniteError, match=r"not finite after step .* were not saved; .*Lower"):
+        train(experiment)
+    assert not finite({"a": np.array([1.0, np.nan])})
+    assert finite({"a": np.array([1.0, 2.0]), "n": np.array([3])})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": Model(hidden_size=9)}, "model.hidden_size was 8, now 9"),
+        ({"seed": 4}, "seed was 0, now 4"),
+        ({"name": "other"}, "name was small, now other"),
+        ({"optimizer": Optimizer(name="sgd")}, "optimizer.name was adamw, now sgd"),
+    ],
+)
+def test_a_folder_of_another_experiment_is_refused(tmp_path, change, message):
+    experiment = small(tmp_path)
+    RunFolder(experiment.run_dir).begin(experiment)
+    before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()}
+    with pytest.raises(ConfigError, match="belongs to another experiment") as error:
+        train(dataclasses.replace(experiment, **change))
+    assert message in str(error.value)
+    assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()} == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+        train(small(tmp_path))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="workdir: cannot write"):
+        train(small(tmp_path, "file/run"))
+
+
+def test_bad_data_leaves_no_folder(tmp_path):
+    experiment = small(tmp_path, data=Data(task="adding", sequence_length=1))
+    with pytest.raises(ConfigError):
+        train(experiment)
+    assert not experiment.run_dir.exists()
+
+
+def test_folders_without_a_model(tmp_path):
+    with pytest.raises(ConfigError, match=r"is no run folder: it has no config.json"):
+        load(tmp_path)
+    experiment = small(tmp_path)
+    RunFolder(experiment.run_dir).begin(experiment)
+    with pytest.raises(ConfigError, match="holds no model yet"):
+        load(experiment.run_dir)
+    (experiment.run_dir / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read as an experiment"):
+        load(experiment.run_dir)
+
+
+def test_an_experiment_survives_json(tmp_path):
+    experiment = small(tmp_path, data=Data(task="images", path=Path("data/mnist")))
+    assert from_json(as_json(experiment)) == experiment
