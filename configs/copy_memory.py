@@ -2,7 +2,8 @@
 
     python train.py configs/copy_memory.py
 
-COPY
+On 2 cores: 3 min; 0.105 nats a step on fresh sequences, and 68 % of the ten symbols right (without memory:
+0.297 nats, 12.5 %). Not solved in that time.
 """
 
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
@@ -11,7 +12,7 @@ config = Experiment(
     name="copy_memory",
     model=Model(hidden_size=128, embedding_size=16, chrono=70),
     data=Data(task="copy", sequence_length=50, batch_size=64),
-    optimizer=Optimizer(name="rmsprop", momentum=0.0, learning_rate=2e-3, warmup_steps=50),
+    optimizer=Optimizer(name="adam", learning_rate=5e-3, warmup_steps=50),
     train=Train(
         steps=4000, log_every=400, eval_every=400, checkpoint_every=2000, steps_per_dispatch=20
     ),

@@ -19,20 +19,24 @@ class Checkpoints:
     """The newest ``keep`` checkpoints of a state in a folder."""
 
     def __init__(self, folder: Path, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, params: Any) -> None:
         """Saves a state; those of this step and later, left by a run that was cut off, are replaced.
+
+        ``params``, a part of it or all, must be finite (an optimizer may keep an infinite best loss).
 
         Raises:
           NotFiniteError: if a number in it is NaN or infinite.
         """
-        if not finite(state):
+        if not finite(params):
             raise NotFiniteError(
                 f"the parameters are not finite after step {step}, and were not saved; the newest good "
                 f"checkpoint is of step {self.latest()}. Lower optimizer.learning_rate or "

@@ -1,5 +1,6 @@
 """The command line: train, evaluate, generate. Heavy imports come after the arguments are understood."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,9 +43,12 @@ def parse(argv: Sequence[str], default_config: Path) -> Experiment:
         default=read_config(config),
     )
     path = experiment.data.path
-    if path is not None and not path.exists():
+    if path is None:
+        return experiment
+    if not path.exists():
         raise ConfigError(f"data.path: cannot read {path}: no such file or folder.")
-    return experiment
+    data = dataclasses.replace(experiment.data, path=path.resolve())  # evaluate runs from anywhere
+    return dataclasses.replace(experiment, data=data)
 
 
 def train(experiment: Experiment) -> int:

@@ -3,6 +3,7 @@
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Literal, get_args, get_origin, get_type_hints
 
 TaskName = Literal[
@@ -40,10 +41,10 @@ class Model:
     """Initial bias of the forget gate."""
     chrono: int | None = None
     """Longest dependency expected, in steps: spreads the forget biases up to it (chrono
-    initialization), in place of forget_bias."""
+    initialization), in place of forget_bias. lstm only."""
 
     def __post_init__(self) -> None:
-        _choices(self)
+        _types(self)
         _positive(self, "hidden_size", "num_layers", "embedding_size")
         _probability(self, "dropout")
         _probability(self, "input_dropout")
@@ -82,7 +83,7 @@ class Data:
     """adding, copy, temporal_order, reber: fresh sequences to evaluate on."""
 
     def __post_init__(self) -> None:
-        _choices(self)
+        _types(self)
         _positive(self, "batch_size", "sequence_length", "vocabulary_size", "held_out_sequences")
         _probability(self, "reset_probability")
         if self.task in NEED_A_PATH:
@@ -112,11 +113,15 @@ class Optimizer:
     """Gradients with a larger global norm are scaled down to it; None for no clipping."""
 
     def __post_init__(self) -> None:
-        _choices(self)
+        _types(self)
         _positive(self, "learning_rate", "plateau_patience")
         _probability(self, "momentum")
         _require(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
         _require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        if self.name not in ("adamw", "lion"):
+            _require(
+                self, "weight_decay", self.weight_decay == 0, f"0 with {self.name}, which has none"
+            )
         if self.clip_norm is not None:
             _positive(self, "clip_norm")
 
@@ -139,6 +144,7 @@ class Train:
     """Stops early after so many evaluations without a better held-out loss; None never does."""
 
     def __post_init__(self) -> None:
+        _types(self)
         numbers = ("steps", "log_every", "eval_every", "checkpoint_every")
         _positive(self, *numbers, "steps_per_dispatch")
         for name in numbers:
@@ -168,6 +174,7 @@ class Sample:
     """Of the draws."""
 
     def __post_init__(self) -> None:
+        _types(self)
         _positive(self, "length", "temperature")
         _require(self, "prompt", self.prompt != "", "at least one character")
         if self.top_k is not None:
@@ -191,8 +198,9 @@ class Experiment:
     sample: Sample = field(default_factory=Sample)
 
     def __post_init__(self) -> None:
+        _types(self)
         if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"seed: expected 0 to 2147483647, got {self.seed}.")
+            raise ConfigError(f"seed: expected 0 to {2**31 - 1}, got {self.seed}.")
         if self.model.bidirectional and self.data.task not in (
             "adding",
             "temporal_order",
@@ -236,11 +244,19 @@ def read_config(path: Path) -> Experiment:
     return config
 
 
-def _choices(group: object) -> None:
+def _types(group: object) -> None:
+    """Values are of the types that the fields say: a config file can hold anything."""
     for name, hint in get_type_hints(type(group)).items():
+        value = getattr(group, name)
         if get_origin(hint) is Literal:
             allowed = get_args(hint)
-            _require(group, name, getattr(group, name) in allowed, f"one of {', '.join(allowed)}")
+            _require(group, name, value in allowed, f"one of {', '.join(allowed)}")
+            continue
+        kinds = get_args(hint) or (hint,)
+        fits = isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+        fits = fits and (not isinstance(value, bool) or bool in kinds)
+        names = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+        _require(group, name, fits, f"{names}")
 
 
 def _positive(group: object, *names: str) -> None:
@@ -254,5 +270,5 @@ def _probability(group: object, name: str) -> None:
 
 def _require(group: object, name: str, fulfilled: bool, expected: str) -> None:
     if not fulfilled:
-        where = f"{type(group).__name__.lower()}.{name}"
+        where = name if isinstance(group, Experiment) else f"{type(group).__name__.lower()}.{name}"
         raise ConfigError(f"{where}: expected {expected}, got {getattr(group, name)}.")

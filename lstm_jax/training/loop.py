@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lstm_jax.training.checkpoint import Checkpoints
-from lstm_jax.training.config import Experiment
+from lstm_jax.training.checkpoint import Checkpoints, NotFiniteError
+from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.task import Task
 from lstm_jax.training.data.tasks import make_task
@@ -37,11 +37,31 @@ def train(experiment: Experiment) -> dict[str, float]:
       NotFiniteError: if training diverges.
     """
     started = time.monotonic()
-    task = make_task(experiment.data, experiment.seed)  # before the folder: bad data leaves none
+    task = make_task(experiment.data, experiment.seed)
+    check(experiment, task)  # all this before the folder: what cannot be run leaves none
     trainer = Trainer(experiment, task)
     figures = trainer.run()
     trainer.progress.say(f"{duration(time.monotonic() - started)} in all; {trainer.folder.path}")
     return figures
+
+
+def check(experiment: Experiment, task: Task) -> None:
+    """What can only be seen once the data was read.
+
+    Raises:
+      ConfigError: if the model or the sample does not fit the task.
+    """
+    if experiment.model.bidirectional and task.predicts_next:
+        raise ConfigError(
+            "model.bidirectional: expected False where the next step is predicted: read backward, it "
+            "would be seen."
+        )
+    if task.vocabulary is not None and not len(task.vocabulary.encode(experiment.sample.prompt)):
+        raise ConfigError(
+            f"sample.prompt: expected at least one {task.vocabulary.unit}, got "
+            f"{experiment.sample.prompt!r}."
+        )
+    RunFolder(experiment.run_dir).check_data(task.fingerprint())
 
 
 class Trainer:
@@ -52,14 +72,19 @@ class Trainer:
         sizes = Sizes(task.vocabulary_size, task.input_size, task.output_size)
         self.folder = RunFolder(experiment.run_dir)
         self.folder.begin(experiment)
-        self.folder.write_task(sizes, task.vocabulary)
+        self.folder.write_task(sizes, task.fingerprint(), task.vocabulary)
 
         self.graphdef, self.state = self._start(sizes)
         self.newest = Checkpoints(self.folder.file("checkpoints"), keep=2)
-        self.best = Checkpoints(self.folder.file("best"), keep=1)
+        self.best = Checkpoints(self.folder.file("best"), keep=2)
         if (step := self.newest.latest()) is not None:
             self.state = self.newest.restore(step, self.state)
         self.first = int(self.state.step)
+        if self.first % experiment.train.steps_per_dispatch:
+            raise ConfigError(
+                f"train.steps_per_dispatch: expected a divisor of {self.first}, the step to go on from, got "
+                f"{experiment.train.steps_per_dispatch}."
+            )
         self.folder.cut(self.first)
         self.history = self.folder.metrics()
 
@@ -91,12 +116,14 @@ class Trainer:
             end = done == run.steps
             if done % run.log_every == 0 or end:
                 self._log(done)
+            if done % run.eval_every == 0 or done % run.checkpoint_every == 0 or end:
+                jax.block_until_ready(self.state)  # or the clock would leave training out too
             with self.clock.paused():
                 if done % run.eval_every == 0 or end:
                     self._evaluate(done)
                     end = end or self._is_out_of_patience()
                 if done % run.checkpoint_every == 0 or end:
-                    self.newest.save(done, self.state)
+                    self.newest.save(done, self.state, self.state.params)
             if end:
                 break
         return self._report()
@@ -129,7 +156,7 @@ class Trainer:
         figures = training_figures(self.since_log, self.task)
         self.since_log = []
         speed = self.clock.tokens_per_second(done)
-        self._write(done, figures | {"tokens_per_second": speed})
+        self._write(done, figures | ({"tokens_per_second": speed} if speed else {}))
         self.progress.step(done, figures, self.task.figure, speed, self.clock.left(done))
 
     def _evaluate(self, done: int) -> None:
@@ -140,7 +167,7 @@ class Trainer:
         self._write(done, figures)
         self.progress.say(f"step {done:>7,}  held out: {in_line(figures, self.task, 'eval')}")
         if better:
-            self.best.save(done, self.state.params)
+            self.best.save(done, self.state.params, self.state.params)
         if (text := self._text(self.state.params)) is not None:
             self.folder.sample(done, text)
         self._plot()
@@ -174,7 +201,11 @@ class Trainer:
     def _report(self) -> dict[str, float]:
         """The best model once more, on the held-out data and on the test part."""
         self.progress.close()
-        step = self.best.latest() or 0
+        step = self.best.latest()
+        if step is None:
+            raise NotFiniteError(
+                "no evaluation gave a finite loss; lower optimizer.learning_rate or optimizer.clip_norm."
+            )
         params = self.best.restore(step, self.state.params)
         figures = figures_of(self.evaluate(params, self.task.held_out), self.task, "eval")
         if (text := self._text(params)) is not None:

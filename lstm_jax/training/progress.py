@@ -24,17 +24,20 @@ class Progress:
         self, done: int, figures: dict[str, float], figure: str, speed: float, left: str
     ) -> None:
         """After ``done`` steps: figures over the steps since the last line."""
-        name, _ = FIGURES[figure]
-        shown = f"{name} {figures[f'train/{figure}']:.4f}" if f"train/{figure}" in figures else ""
-        if figure not in ("mse", "nats"):
-            shown = f"loss {figures['train/loss']:.4f}  {shown}"
-        shown += f"  gradient norm {figures['train/gradient_norm']:.2f}"
+        parts = []
+        if figure not in ("mse", "nats"):  # which are the loss
+            parts.append(f"loss {figures['train/loss']:.4f}")
+        if f"train/{figure}" in figures:
+            parts.append(f"{FIGURES[figure][0]} {figures[f'train/{figure}']:.4f}")
+        parts.append(f"gradient norm {figures['train/gradient_norm']:.2f}")
+        shown = "  ".join(parts)
         if self.bar.disable:
             time = f"  {speed:,.0f} tokens a second, {left} left" if left else ""
             print(f"step {done:>7,}  {shown}{time}", flush=True)
         else:
             self.bar.update(done - self.bar.n)
-            self.bar.set_postfix_str(f"{shown}  {speed:,.0f} tokens/s")
+            rate = f"  {speed:,.0f} tokens/s" if speed else ""
+            self.bar.set_postfix_str(shown + rate)
 
     def close(self) -> None:
         """Ends the bar."""

@@ -81,11 +81,29 @@ class RunFolder:
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{path} cannot be read as an experiment: {error}.") from error
 
-    def write_task(self, sizes: Sizes, vocabulary: Vocabulary | None) -> None:
+    def write_task(self, sizes: Sizes, fingerprint: str, vocabulary: Vocabulary | None) -> None:
         """Writes what is needed to build the network again without the data."""
-        self._write("task.json", sizes._asdict())
+        self._write("task.json", sizes._asdict() | {"fingerprint": fingerprint})
         if vocabulary is not None:
             vocabulary.save(self.file("vocabulary.json"))
+
+    def check_data(self, fingerprint: str) -> None:
+        """Compares data with what the run began with.
+
+        Raises:
+          ConfigError: if it has changed.
+        """
+        path = self.file("task.json")
+        if path.exists() and json.loads(path.read_text())["fingerprint"] != fingerprint:
+            raise ConfigError(
+                f"data.path: the data is not what {self.path} began with (another text, file or Python "
+                "release); bring that back, or choose another folder with --workdir."
+            )
+
+    def sizes(self) -> Sizes:
+        """What of the task shaped the network."""
+        content = json.loads(self.file("task.json").read_text())
+        return Sizes(**{name: content[name] for name in Sizes._fields})
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl."""

@@ -1,6 +1,5 @@
 """A trained model, from its run folder."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.data.tasks import make_task
 from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.evaluation import figures_of, in_line
-from lstm_jax.training.model import SequenceModel, Sizes, make_model
+from lstm_jax.training.model import SequenceModel, make_model
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.step import make_evaluation
 
@@ -51,8 +50,7 @@ def load(run_dir: str | Path) -> Saved:
     step = best.latest() if best is not None else None
     if best is None or step is None:
         raise ConfigError(f"{run_dir} holds no model yet: it was not evaluated once.")
-    sizes = Sizes(**json.loads(folder.file("task.json").read_text()))
-    graphdef, params = make_model(sizes, experiment.model, experiment.seed)
+    graphdef, params = make_model(folder.sizes(), experiment.model, experiment.seed)
     params = best.restore(step, params)
     words = folder.file("vocabulary.json")
     return Saved(
@@ -73,6 +71,7 @@ def evaluate_saved(run_dir: str | Path) -> Iterator[str]:
     """
     saved = load(run_dir)
     task = make_task(saved.config.data, saved.config.seed)
+    RunFolder(Path(run_dir)).check_data(task.fingerprint())
     evaluate = make_evaluation(saved.graphdef, task)
     for part, chunks in (("eval", task.held_out), ("test", task.test)):
         if chunks is not None:

@@ -43,7 +43,7 @@ def make_train_steps(
 
     def loss(
         params: Any, carry: Carry, batch: Batch, key_dropout: jax.Array, key_resets: jax.Array
-    ) -> tuple[jax.Array, Carry]:
+    ) -> tuple[jax.Array, tuple[Carry, Metrics]]:
         resets = None
         if task.carried:
             T, B = jnp.shape(batch.weights)
@@ -58,19 +58,23 @@ def make_train_steps(
         )
         weights = jnp.asarray(batch.weights)
         value = (LOSSES[task.loss](outputs, batch.targets) * weights).sum() / weights.sum()
-        return value, final if task.carried else carry
+        metrics = {}
+        if task.figure == "accuracy":
+            hits, scored = count_hits(outputs, batch)
+            metrics["accuracy"] = hits / scored
+        return value, (final if task.carried else carry, metrics)
 
     def train_step(state: TrainState, batch: Batch | None) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         key_data, key_dropout, key_resets = jax.random.split(key, 3)
         if task.generate is not None:
             batch = task.generate(key_data)
-        (value, carry), gradient = jax.value_and_grad(loss, has_aux=True)(
+        (value, (carry, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.params, state.carry, batch, key_dropout, key_resets
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, value=value)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+        metrics |= {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, opt_state, carry), metrics
 
     def train_steps(state: TrainState, batches: Batch | None) -> tuple[TrainState, Metrics]:
@@ -90,9 +94,8 @@ def make_evaluation(graphdef: Any, task: Task) -> Callable[[Any, Batch], Metrics
             "weight": weights.sum(),
         }
         if task.loss == "cross_entropy":
-            scored = weights if batch.scored is None else jnp.asarray(batch.scored)
-            right = outputs.argmax(-1) == batch.targets
-            sums |= {"hits": (right * scored).sum(), "scored": scored.sum()}
+            hits, scored = count_hits(outputs, batch)
+            sums |= {"hits": hits, "scored": scored}
         return carry, sums
 
     @jax.jit
@@ -106,3 +109,9 @@ def make_evaluation(graphdef: Any, task: Task) -> Callable[[Any, Batch], Metrics
         return jax.tree.map(lambda s: s.sum(0), sums)
 
     return evaluate
+
+
+def count_hits(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """How many of the scored predictions are right, and how many there are."""
+    scored = jnp.asarray(batch.weights if batch.scored is None else batch.scored)
+    return ((outputs.argmax(-1) == batch.targets) * scored).sum(), scored.sum()

@@ -5,9 +5,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lstm_jax.training.cli import parse
+from lstm_jax.training.cli import main, parse
 from lstm_jax.training.config import ConfigError, Experiment
 
 STRICT = False
@@ -137,6 +138,62 @@ def test_mistakes_exit_with_2_and_one_message_and_write_nothing(args, message, t
     assert result.stdout == ""
 
 
+NUMBERS = np.random.default_rng(0).standard_normal((20, 6, 3))
+NOT_FINITE = np.where(np.arange(3) == 1, np.nan, NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("content", "task", "message"),
+    [
+        (b"", "text", "has 0 characters; at least 10 are needed"),
+        (b"tiny text here", "text", "but a batch reads 1025: lower data.batch_size"),
+        (b"a" * 5000, "text", "has 1 characters to tell apart"),
+        (b"na\xefve" * 1000, "text", "is not UTF-8 (byte 2); convert it"),
+        (b"no zip", "arrays", "no usable .npz file"),
+        ({"inputs": NUMBERS[0]}, "arrays", "inputs of shape (6, 3)"),
+        ({"inputs": NUMBERS > 0}, "arrays", "dtype bool"),
+        (
+            {"inputs": NUMBERS, "lengths": np.full(20, 7)},
+            "arrays",
+            "lengths[0] = 7; expected 2 to 6",
+        ),
+        ({"inputs": NUMBERS, "labels": np.full(20, -1)}, "arrays", "labels[0] = -1; expected 0 to"),
+        ({"inputs": NOT_FINITE}, "arrays", "inputs[0, 0, 1] that is not finite"),
+        ({"inputs": np.array([{}], object)}, "arrays", "it holds objects"),
+    ],
+)
+def test_bad_data_exits_with_2_and_writes_nothing(tmp_path, capsys, content, task, message):
+    path = tmp_path / "data"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        with path.open("wb") as file:
+            np.savez(file, **content)
+    flags = ["--data.task", task, "--data.path", str(path), "--workdir", str(tmp_path / "run")]
+    assert main(flags, default_config=ROOT / "configs" / "quickstart.py") == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_another_experiment_exits_with_2(run, capsys):
+    before = (run[0] / "config.json").read_bytes()
+    flags = ["--data.task", "adding", "--data.sequence-length", "16", "--workdir", str(run[0])]
+    assert main(flags, default_config=ROOT / "configs" / "quickstart.py") == 2
+    assert "belongs to another experiment" in capsys.readouterr().err
+    assert (run[0] / "config.json").read_bytes() == before
+
+
+def test_diverging_exits_with_1(tmp_path, capsys):
+    wild = ["--optimizer.name", "sgd", "--optimizer.learning-rate", "1e30", "--optimizer.warmup-steps", "0"]
+    flags = [*wild, "--optimizer.clip-norm", "None", "--data.task", "adding", *SMALL]
+    code = main([*flags, "--workdir", str(tmp_path / "run")], ROOT / "configs" / "quickstart.py")
+    assert code == 1
+    assert "not finite after step" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -153,6 +210,14 @@ def test_mistakes_exit_with_2_and_one_message_and_write_nothing(args, message, t
         (
             "from lstm_jax.training.config import *; config = Experiment(model=Model(cell='gru'))",
             "model.cell: expected one of lstm, rnn, got gru",
+        ),
+        (
+            "from lstm_jax.training.config import *; config = Experiment(train=Train(steps=1e3))",
+            "train.steps: expected int, got 1000.0",
+        ),
+        (
+            "from lstm_jax.training.config import *; config = Experiment(optimizer={})",
+            "optimizer: expected Optimizer, got {}",
         ),
     ],
 )

@@ -123,6 +123,61 @@ def test_a_longer_run_goes_on(tmp_path):
     assert figures(experiment)[-1]["step"] == 32
 
 
+def test_going_on_with_other_intervals(tmp_path):
+    """A dispatch must not step over the end, or over evaluations."""
+    experiment = small(tmp_path)
+    train(experiment)
+    longer = dataclasses.replace(
+        experiment.train,
+        steps=48,
+        steps_per_dispatch=16,
+        log_every=16,
+        eval_every=16,
+        checkpoint_every=16,
+    )
+    with pytest.raises(
+        ConfigError, match="expected a divisor of 24, the step to go on from, got 16"
+    ):
+        train(dataclasses.replace(experiment, train=longer))
+
+
+def test_changed_data_is_refused_before_anything_is_written(tmp_path, text):
+    experiment = small(tmp_path, data=text_data(text))
+    train(experiment)
+    before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir() if p.is_file()}
+    text.write_text(text.read_text().upper(), encoding="utf-8")
+    with pytest.raises(ConfigError, match="the data is not what .* began with"):
+        train(experiment)
+    with pytest.raises(ConfigError, match="the data is not what .* began with"):
+        list(evaluate_saved(experiment.run_dir))
+    assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir() if p.is_file()} == before
+
+
+def test_a_plateau_that_has_seen_no_loss_yet_can_be_saved(tmp_path):
+    """Optax's best loss starts at infinity."""
+    late = Train(steps=8, log_every=4, eval_every=8, checkpoint_every=4, steps_per_dispatch=4)
+    experiment = small(tmp_path, train=late, optimizer=Optimizer(schedule="plateau"))
+    train(experiment)
+    assert figures(experiment)[-1]["step"] == 8
+
+
+def test_the_next_step_must_not_be_read_backward(tmp_path):
+    np.savez(tmp_path / "own.npz", inputs=np.random.default_rng(0).standard_normal((30, 5, 2)))
+    data = Data(task="arrays", path=tmp_path / "own.npz", batch_size=4)
+    both = small(tmp_path, data=data, model=Model(hidden_size=8, bidirectional=True))
+    with pytest.raises(ConfigError, match="expected False where the next step is predicted"):
+        train(both)
+    assert not both.run_dir.exists()
+
+
+def test_a_prompt_without_a_word(tmp_path, text):
+    data = dataclasses.replace(text_data(text), unit="word")
+    experiment = small(tmp_path, data=data, sample=Sample(prompt=" "))
+    with pytest.raises(ConfigError, match="sample.prompt: expected at least one word, got ' '"):
+        train(experiment)
+    assert not experiment.run_dir.exists()
+
+
 def test_early_stopping(tmp_path, capsys):
     patient = Train(
         steps=200, log_every=4, eval_every=4, checkpoint_every=4, steps_per_dispatch=4, patience=2

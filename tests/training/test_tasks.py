@@ -190,6 +190,15 @@ def test_images_that_cannot_be_used(images):
     write_idx(labels, np.arange(24))
     with pytest.raises(ConfigError, match=r"cannot read .*t10k-labels"):
         make_task(Data(task="images", path=images), seed=0)
+    write_idx(images / "t10k-images-idx3-ubyte.gz", np.zeros((6, 5, 5)))
+    write_idx(images / "t10k-labels-idx1-ubyte.gz", np.arange(6))
+    with pytest.raises(
+        ConfigError, match=r"training images are \(4, 3\) pixels, test images \(5, 5\)"
+    ):
+        make_task(Data(task="images", path=images), seed=0)
+    labels.write_bytes(b"\0\0")
+    with pytest.raises(ConfigError, match="no whole IDX file"):
+        make_task(Data(task="images", path=images), seed=0)
     labels.unlink()
     with pytest.raises(ConfigError, match="has no train-labels-idx1-ubyte"):
         make_task(Data(task="images", path=images), seed=0)
@@ -250,8 +259,16 @@ def test_piano_rolls_that_cannot_be_used(tmp_path, parts):
 
     assert "expected a .mat or .npz file" in complaint(tmp_path / "a.mid")
     assert "cannot read" in complaint(tmp_path / "none.npz")
-    (tmp_path / "bad.mat").write_bytes(b"nothing of the kind" * 20)
-    assert "does not hold piano rolls" in complaint(tmp_path / "bad.mat")
+    for content in (b"nothing of the kind" * 20, b"", b"x" * 50):
+        for name in ("bad.mat", "bad.npz"):
+            (tmp_path / name).write_bytes(content)
+            assert "does not hold piano rolls" in complaint(tmp_path / name)
+    empty = parts | {"validdata": []}
+    assert "has no pieces in validdata" in complaint(write_rolls(tmp_path / "empty.mat", empty))
+    path = write_rolls(tmp_path / "sums.npz", parts)
+    content = dict(np.load(path))
+    np.savez(path, **content | {"testdata_lengths": np.array([2, 3])})
+    assert "testdata_lengths sum to 5, but it has 10 frames" in complaint(path)
     short = parts | {"testdata": [np.zeros((1, 5), np.uint8)] * 2}
     path = write_rolls(tmp_path / "short.npz", short)
     assert "piece 0 of testdata has shape (1, 5); expected [T, 5]" in complaint(path)
@@ -313,6 +330,13 @@ def test_arrays_with_a_test_part(tmp_path):
     assert make_task(data, seed=0).test.weights.sum() == 7
 
 
+def test_ids_may_be_padded_with_anything(tmp_path):
+    padded = np.where(np.arange(T) >= LENGTHS[:, None], -1, IDS)
+    task = make_task(save(tmp_path, inputs=padded, lengths=LENGTHS, labels=LABELS), seed=0)
+    assert task.vocabulary_size == 5
+    assert task.batches(0, 5).inputs.min() == 0
+
+
 def test_nan_in_the_padding_of_arrays_is_nothing(tmp_path):
     inputs = np.where((np.arange(T) >= LENGTHS[:, None])[..., None], np.nan, FLOATS)
     task = make_task(save(tmp_path, inputs=inputs, lengths=LENGTHS, labels=LABELS), seed=0)
@@ -334,23 +358,43 @@ def with_nan():
         ({"inputs": FLOATS > 0}, "and dtype bool; expected floats [N, T, I] or integers [N, T]"),
         ({"inputs": FLOATS[:, :0]}, "at least one sequence, step and feature"),
         ({"inputs": -IDS}, "expected 0 to 1000000"),
-        ({"inputs": with_nan()}, "inputs[3, 2, 1] is not finite; expected numbers"),
-        ({"inputs": FLOATS, "lengths": LENGTHS + T}, f"lengths with {LENGTHS[0] + T} at place 0"),
+        ({"inputs": with_nan()}, "inputs[3, 2, 1] that is not finite in float32"),
+        (
+            {"inputs": FLOATS, "lengths": LENGTHS + T},
+            f"lengths[0] = {LENGTHS[0] + T}; expected 2 to 6",
+        ),
         ({"inputs": FLOATS, "lengths": LENGTHS * 0, "labels": LABELS}, "expected 1 to 6"),
         (
             {"inputs": FLOATS, "lengths": LENGTHS * 0 + 1},
-            "lengths with 1 at place 0; expected 2 to 6",
+            "lengths[0] = 1; expected 2 to 6",
         ),
         ({"inputs": FLOATS, "lengths": LENGTHS * 1.0}, "expected integers of shape (20,)"),
         ({"inputs": FLOATS, "labels": LABELS[:5]}, "labels of shape (5,)"),
-        ({"inputs": FLOATS, "labels": LABELS - 1}, "labels with -1 at place 0; expected 0 to"),
+        ({"inputs": FLOATS, "labels": LABELS - 1}, "labels[0] = -1; expected 0 to"),
         ({"inputs": FLOATS, "labels": LABELS * 1.0}, "dtype float64; expected integers"),
         ({"inputs": FLOATS, "targets": LABELS}, "targets of shape (20,) and dtype int64"),
-        ({"inputs": FLOATS, "targets": LABELS * np.nan}, "targets that are not finite"),
+        (
+            {"inputs": FLOATS, "targets": LABELS * np.nan},
+            "targets[0] that is not finite in float32",
+        ),
         ({"inputs": FLOATS, "targets": LABELS * 1.0, "labels": LABELS}, "both labels and targets"),
         ({"inputs": FLOATS[:5]}, "at least 10 sequences, to hold out a tenth, got 5"),
-        ({"inputs": FLOATS, "test_inputs": IDS}, "expected the same kinds of arrays"),
-        ({"inputs": np.array([1, "a"], object)}, "an array of objects"),
+        ({"inputs": FLOATS, "test_inputs": IDS}, "a test part of"),
+        ({"inputs": np.array([1, "a"], object)}, "it holds objects"),
+        (
+            {"inputs": FLOATS, "targets": np.full(N, 1e300)},
+            "targets[0] that is not finite in float32",
+        ),
+        ({"inputs": FLOATS, "labels": LABELS, "test_labels": LABELS}, "no array test_inputs"),
+        (
+            {
+                "inputs": FLOATS,
+                "targets": FLOATS[:, 0],
+                "test_inputs": FLOATS,
+                "test_targets": FLOATS[:, 0, :2],
+            },
+            "the same arrays, features and numbers to predict",
+        ),
     ],
 )
 def test_arrays_that_cannot_be_used(tmp_path, arrays, message):
@@ -378,6 +422,6 @@ def test_an_unpickled_object_is_never_run(tmp_path):
             return (open, (str(tmp_path / "trapped"), "w"))
 
     np.savez(tmp_path / "own.npz", inputs=np.array([Trap()], object))
-    with pytest.raises(ConfigError, match="an array of objects"):
+    with pytest.raises(ConfigError, match="it holds objects"):
         make_task(Data(task="arrays", path=tmp_path / "own.npz"), seed=0)
     assert not (tmp_path / "trapped").exists()

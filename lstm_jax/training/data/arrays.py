@@ -4,7 +4,7 @@
 array          shape and dtype              meaning
 =============  ===========================  =====================================================
 ``inputs``     ``[N, T, I]`` floats, or     the sequences, padded at the end to one length
-               ``[N, T]`` integers          (or ids from 0 on)
+               ``[N, T]`` integers          (or ids from 0 on); the padding may hold anything
 ``lengths``    ``[N]`` integers, optional   true lengths, 1 to T (next-step targets: 2 to T)
 ``labels``     ``[N]`` integers             a class from 0 on for each sequence, or
 ``targets``    ``[N, K]`` or ``[N]`` floats numbers to predict for each sequence, or
@@ -15,6 +15,7 @@ The same names with ``test_`` in front make a test part. A tenth of the sequence
 the best model by. Arrays of objects are refused: nothing is ever unpickled.
 """
 
+import zlib
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -44,15 +45,12 @@ def arrays_task(data: Data, seed: int) -> Task:
     assert data.path is not None
     content = _read(data.path)
     part = _checked(content, "")
-    test = _checked(content, "test_") if "test_inputs" in content else None
+    has_test = any(name.startswith("test_") for name in content)
+    test = _checked(content, "test_") if has_test else None
     both = [part] if test is None else [part, test]
-    if test is not None and (
-        part.keys() != test.keys() or part["inputs"].shape[2:] != test["inputs"].shape[2:]
-    ):
-        raise ConfigError(
-            f"data.path: the test part has {sorted(test)} with inputs of shape {test['inputs'].shape}, "
-            f"the other {sorted(part)} with {part['inputs'].shape}; expected the same kinds of arrays."
-        )
+    if test is not None and _kinds(part) != _kinds(test):
+        got = f"a test part of {_kinds(test)} beside {_kinds(part)}"
+        _fail(got, "the same arrays, features and numbers to predict")
 
     ids = part["inputs"].ndim == 2
     symbols = 1 + max(int(p["inputs"].max()) for p in both) if ids else 0
@@ -84,8 +82,16 @@ def arrays_task(data: Data, seed: int) -> Task:
         batches=shuffled(train, data.batch_size, seed),
         held_out=in_order(valid),
         test=None if test is None else in_order(_sequences(test)),
+        predicts_next=kind == "next steps",
         baselines=_baselines(train, valid, figure),
+        test_baselines={} if test is None else _baselines(train, _sequences(test), figure),
     )
+
+
+def _kinds(part: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Names of arrays, with the sizes of what they hold for each sequence and step."""
+    sizes = {name: array.shape[1:] for name, array in part.items()}
+    return sizes | {"inputs": sizes["inputs"][1:]}
 
 
 def _sequences(part: dict[str, np.ndarray]) -> Batch:
@@ -122,8 +128,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             return {name: content[name] for name in content.files}
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, BadZipFile, EOFError) as error:
-        reason = "an array of objects" if "allow_pickle" in str(error) else str(error)
+    except (ValueError, BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
+        reason = "it holds objects, or is none" if "allow_pickle" in str(error) else str(error)
         raise ConfigError(
             f"data.path: {path} is no usable .npz file ({reason}); write it with "
             "numpy.savez(path, inputs=..., ...) from arrays of numbers: nothing is unpickled."
@@ -149,22 +155,18 @@ def _checked(content: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
     N, T = inputs.shape[:2]
     if 0 in inputs.shape:
         _fail(f"{prefix}inputs of shape {inputs.shape}", "at least one sequence, step and feature")
-    part["inputs"] = _numbers(f"{prefix}inputs", inputs, np.float32 if floats else np.int32)
-
     part["lengths"] = part.get("lengths", np.full(N, T))
     _one_each(f"{prefix}lengths", part["lengths"], N, np.integer)
     least = 1 if "labels" in part or "targets" in part else 2
     _within(f"{prefix}lengths", part["lengths"], least, T)
     part["lengths"] = part["lengths"].astype(np.int32)
-    if floats:  # the padding may hold anything, even NaN
-        padding = np.arange(T) >= part["lengths"][:, None]
-        part["inputs"] = np.where(padding[..., None], 0, part["inputs"])
-    if not np.isfinite(part["inputs"]).all():
-        where = tuple(int(n) for n in np.argwhere(~np.isfinite(part["inputs"]))[0])
-        _fail(
-            f"{prefix}inputs[{', '.join(map(str, where))}] is not finite",
-            "numbers in every real step",
-        )
+    padding = np.arange(T) >= part["lengths"][:, None]  # may hold anything, even NaN or -1
+    inputs = np.where(padding[..., None] if floats else padding, 0, inputs)
+    if floats:
+        inputs = _finite(f"{prefix}inputs", inputs)
+    else:
+        _within(f"{prefix}inputs", inputs, 0, 1_000_000)
+    part["inputs"] = inputs.astype(np.float32 if floats else np.int32)
 
     if "labels" in part:
         _one_each(f"{prefix}labels", part["labels"], N, np.integer)
@@ -179,16 +181,17 @@ def _checked(content: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
         ):
             got = f"{prefix}targets of shape {targets.shape} and dtype {targets.dtype}"
             _fail(got, f"floats [{N}, K] or [{N}]")
-        if not np.isfinite(targets).all():
-            _fail(f"{prefix}targets that are not finite", "numbers")
-        part["targets"] = targets.reshape(N, -1).astype(np.float32)
+        part["targets"] = _finite(f"{prefix}targets", targets).reshape(N, -1)
     return part
 
 
-def _numbers(name: str, array: np.ndarray, dtype: type) -> np.ndarray:
-    if dtype is np.int32:
-        _within(name, array, 0, 1_000_000)
-    return array.astype(dtype)
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        where = ", ".join(str(n) for n in np.argwhere(~np.isfinite(array))[0])
+        _fail(f"{name}[{where}] that is not finite in float32", "numbers in every real step")
+    return array
 
 
 def _one_each(name: str, array: np.ndarray, N: int, kind: type) -> None:
@@ -198,8 +201,9 @@ def _one_each(name: str, array: np.ndarray, N: int, kind: type) -> None:
 
 def _within(name: str, array: np.ndarray, least: int, most: int) -> None:
     if array.size and not least <= array.min() <= array.max() <= most:
-        n = int(np.argmax((array.ravel() < least) | (array.ravel() > most)))
-        _fail(f"{name} with {array.ravel()[n]} at place {n}", f"{least} to {most}")
+        at = tuple(np.argwhere((array < least) | (array > most))[0])
+        where = ", ".join(str(n) for n in at)
+        _fail(f"{name}[{where}] = {array[at]}", f"{least} to {most}")
 
 
 def _fail(got: str, expected: str) -> None:

@@ -202,6 +202,8 @@ def _memoryless_copy(held_out: Batch) -> float:
 def _majority(held_out: Batch) -> float:
     scored = held_out.weights if held_out.scored is None else held_out.scored
     answers = np.asarray(held_out.targets)[np.asarray(scored) == 1]
+    if not len(answers):
+        raise ConfigError("data.held_out_sequences: expected enough that one is whole; raise it.")
     return float(np.bincount(answers).max() / len(answers))
 
 

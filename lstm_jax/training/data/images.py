@@ -5,6 +5,7 @@ rectified linear units, §4.2.
 """
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,15 @@ def images_task(data: Data, seed: int) -> Task:
     assert data.path is not None
     images, labels = _split(data.path, "train")
     test_images, test_labels = _split(data.path, "test")
+    if images.shape[1:] != test_images.shape[1:]:
+        raise ConfigError(
+            f"data.path: training images are {images.shape[1:]} pixels, test images {test_images.shape[1:]}; "
+            "expected one size."
+        )
+    if len(images) < HELD_OUT:
+        raise ConfigError(
+            f"data.path: expected at least {HELD_OUT} training images, got {len(images)}."
+        )
     mean, scale = images.mean(), images.std() + 1e-8
     classes = int(max(labels.max(), test_labels.max())) + 1
 
@@ -45,6 +55,7 @@ def images_task(data: Data, seed: int) -> Task:
 
     learn, held_out = hold_out(len(images), HELD_OUT)
     train = sequences(images[learn], labels[learn])
+    most = np.bincount(labels[learn]).argmax()
     T, features = np.shape(train.inputs)[1:]
     return Task(
         summary=f"{len(learn):,} images of {classes} classes as {T} steps of {features}, "
@@ -56,7 +67,8 @@ def images_task(data: Data, seed: int) -> Task:
         batches=shuffled(train, data.batch_size, seed),
         held_out=in_order(sequences(images[held_out], labels[held_out])),
         test=in_order(sequences(test_images, test_labels)),
-        baselines={"majority baseline": float(np.bincount(labels).max() / len(labels))},
+        baselines={"majority baseline": float((labels[held_out] == most).mean())},
+        test_baselines={"majority baseline": float((test_labels == most).mean())},
     )
 
 
@@ -88,9 +100,10 @@ def _read_idx(folder: Path, name: str, axes: int) -> np.ndarray:
         raise ConfigError(f"data.path: {folder} has no {name} (or {name}.gz).")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"data.path: cannot read {path}: {error}.") from error
-    sizes = np.frombuffer(raw[4 : 4 + 4 * axes], ">i4")
+    header = raw[: 4 + 4 * axes].ljust(4 + 4 * axes, b"\0")
+    sizes = np.frombuffer(header[4:], ">i4")
     if raw[:4] != bytes([0, 0, 8, axes]) or len(raw) != 4 + 4 * axes + int(np.prod(sizes)):
         raise ConfigError(
             f"data.path: {path} is no whole IDX file of unsigned bytes with {axes} axes; fetch it again."

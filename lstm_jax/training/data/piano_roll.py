@@ -38,7 +38,9 @@ def piano_roll_task(data: Data, seed: int) -> Task:
         batches=shuffled(train, data.batch_size, seed),
         held_out=in_order(valid),
         test=in_order(test),
+        predicts_next=True,
         baselines={"marginal baseline": _marginal(train, valid)},
+        test_baselines={"marginal baseline": _marginal(train, test)},
     )
 
 
@@ -66,12 +68,14 @@ def _read(path: Path) -> dict[str, list[np.ndarray]]:
         parts = _read_mat(path) if path.suffix == ".mat" else _read_npz(path)
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # whatever scipy, zipfile and zlib find wrong with the bytes
         raise ConfigError(
             f"data.path: {path} does not hold piano rolls ({error}); expected {', '.join(PARTS)}."
         ) from error
-    keys = parts[PARTS[0]][0].shape[-1]
+    keys = parts[PARTS[0]][0].shape[-1] if parts[PARTS[0]] else 0
     for part, pieces in parts.items():
+        if not pieces:
+            raise ConfigError(f"data.path: {path} has no pieces in {part}; expected at least one.")
         for n, piece in enumerate(pieces):
             if piece.ndim != 2 or piece.shape[1] != keys or len(piece) < 2:
                 raise ConfigError(
@@ -92,10 +96,12 @@ def _read_mat(path: Path) -> dict[str, list[np.ndarray]]:
 
 def _read_npz(path: Path) -> dict[str, list[np.ndarray]]:
     with np.load(path, allow_pickle=False) as content:
-        return {
-            part: np.split(
-                content[f"{part}_frames"].astype(np.float32),
-                np.cumsum(content[f"{part}_lengths"])[:-1],
-            )
-            for part in PARTS
-        }
+        parts = {}
+        for part in PARTS:
+            frames, lengths = content[f"{part}_frames"], content[f"{part}_lengths"]
+            if lengths.sum() != len(frames):
+                raise ValueError(
+                    f"{part}_lengths sum to {lengths.sum()}, but it has {len(frames)} frames"
+                )
+            parts[part] = np.split(frames.astype(np.float32), np.cumsum(lengths)[:-1])
+        return parts

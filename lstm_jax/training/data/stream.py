@@ -29,6 +29,11 @@ def text_task(data: Data, seed: int) -> Task:
             f"the training text has {len(train)} {data.unit}s, but a batch reads {needed}: lower "
             "data.batch_size or data.sequence_length, or bring more text."
         )
+    if len(vocabulary) < 3:
+        raise ConfigError(
+            f"the training text has {len(vocabulary) - 1} {data.unit}s to tell apart: at least 2 are needed "
+            "(words that occur once do not count); bring more text, or raise data.vocabulary_size."
+        )
     if len(held_out) < 2:
         raise ConfigError(
             f"the held-out text has {len(held_out)} {data.unit}s: at least 2 are needed to predict "
@@ -52,6 +57,7 @@ def text_task(data: Data, seed: int) -> Task:
         batches=batches,
         held_out=rows(held_out, EVALUATION_ROWS, data.sequence_length),
         carried=True,
+        predicts_next=True,
         baselines={
             f"{name} baseline": unit(NGram(train, V, order).nats(held_out))
             for name, order in (("unigram", 1), n_gram_order(V))

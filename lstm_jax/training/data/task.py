@@ -1,10 +1,12 @@
 """A task: its batches, its held-out data, and what must be known to build a model for it."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
+import numpy as np
 
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.vocabulary import Vocabulary
@@ -28,7 +30,9 @@ class Task:
       held_out: chunks ``[N, ...]`` to choose the best model by.
       test: chunks to report on at the end, where the data has such a part.
       carried: whether the state goes on from batch to batch, and from chunk to chunk.
-      baselines: what needs no network, in the unit of ``figure``.
+      predicts_next: whether targets are later inputs, which must not be seen.
+      baselines: what needs no network, in the unit of ``figure``, on the held-out part.
+      test_baselines: the same on the test part.
       vocabulary: of text.
     """
 
@@ -43,5 +47,14 @@ class Task:
     generate: Callable[[jax.Array], Batch] | None = None
     test: Batch | None = None
     carried: bool = False
+    predicts_next: bool = False
     baselines: dict[str, float] = field(default_factory=dict)
+    test_baselines: dict[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+
+    def fingerprint(self) -> str:
+        """Changes when the vocabulary or what is evaluated on does."""
+        digest = hashlib.sha256(repr(self.vocabulary).encode())
+        for leaf in jax.tree.leaves((self.held_out, self.test)):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
