@@ -61,7 +61,9 @@ def check(experiment: Experiment, task: Task) -> None:
             f"sample.prompt: expected at least one {task.vocabulary.unit}, got "
             f"{experiment.sample.prompt!r}."
         )
-    RunFolder(experiment.run_dir).check_data(task.fingerprint())
+    folder = RunFolder(experiment.run_dir)
+    folder.check(experiment)
+    folder.check_data(task.fingerprint())
 
 
 class Trainer:

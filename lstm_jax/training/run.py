@@ -40,32 +40,32 @@ class RunFolder:
         """A file of the run."""
         return self.path / name
 
-    def begin(self, experiment: Experiment) -> bool:
-        """Makes the folder, or checks that it belongs to this experiment.
-
-        Returns:
-          Whether there was a run to go on with.
+    def check(self, experiment: Experiment) -> None:
+        """Looks whether a run of this experiment can begin, or go on, in this folder.
 
         Raises:
-          ConfigError: if the folder belongs to another experiment, holds something else, or cannot
-            be written.
+          ConfigError: if it belongs to another experiment or holds something else.
         """
+        if self.file("config.json").exists():
+            self._compare(experiment)
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise ConfigError(
+                f"workdir: {self.path} is not empty and holds no run; choose another with --workdir."
+            )
+
+    def begin(self, experiment: Experiment) -> None:
+        """Makes the folder where there is none, and writes what is run and where.
+
+        Raises:
+          ConfigError: as :meth:`check` does, or if it cannot be written.
+        """
+        self.check(experiment)
         try:
-            if self.file("config.json").exists():
-                self._check(experiment)
-                resumed = True
-            else:
-                if self.path.exists() and any(self.path.iterdir()):
-                    raise ConfigError(
-                        f"workdir: {self.path} is not empty and holds no run; choose another with --workdir."
-                    )
-                self.path.mkdir(parents=True, exist_ok=True)
-                resumed = False
+            self.path.mkdir(parents=True, exist_ok=True)
             self._write("environment.json", environment())
             self._write("config.json", as_json(experiment))
         except OSError as error:
             raise ConfigError(f"workdir: cannot write {self.path}: {error.strerror}.") from error
-        return resumed
 
     def experiment(self) -> Experiment:
         """The experiment that the folder belongs to.
@@ -142,7 +142,7 @@ class RunFolder:
         new.write_text(text, encoding="utf-8")
         os.replace(new, self.file(name))
 
-    def _check(self, experiment: Experiment) -> None:
+    def _compare(self, experiment: Experiment) -> None:
         before, now = (_flat(as_json(e)) for e in (self.experiment(), experiment))
         differs = [
             f"{name} was {before.get(name)}, now {now.get(name)}"

@@ -187,7 +187,14 @@ def test_a_folder_of_another_experiment_exits_with_2(run, capsys):
 
 
 def test_diverging_exits_with_1(tmp_path, capsys):
-    wild = ["--optimizer.name", "sgd", "--optimizer.learning-rate", "1e30", "--optimizer.warmup-steps", "0"]
+    wild = [
+        "--optimizer.name",
+        "sgd",
+        "--optimizer.learning-rate",
+        "1e30",
+        "--optimizer.warmup-steps",
+        "0",
+    ]
     flags = [*wild, "--optimizer.clip-norm", "None", "--data.task", "adding", *SMALL]
     code = main([*flags, "--workdir", str(tmp_path / "run")], ROOT / "configs" / "quickstart.py")
     assert code == 1

@@ -146,9 +146,9 @@ def test_changed_data_is_refused_before_anything_is_written(tmp_path, text):
     train(experiment)
     before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir() if p.is_file()}
     text.write_text(text.read_text().upper(), encoding="utf-8")
-    with pytest.raises(ConfigError, match="the data is not what .* began with"):
+    with pytest.raises(ConfigError, match=r"the data is not what .* began with"):
         train(experiment)
-    with pytest.raises(ConfigError, match="the data is not what .* began with"):
+    with pytest.raises(ConfigError, match=r"the data is not what .* began with"):
         list(evaluate_saved(experiment.run_dir))
     assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir() if p.is_file()} == before
 
@@ -173,7 +173,7 @@ def test_the_next_step_must_not_be_read_backward(tmp_path):
 def test_a_prompt_without_a_word(tmp_path, text):
     data = dataclasses.replace(text_data(text), unit="word")
     experiment = small(tmp_path, data=data, sample=Sample(prompt=" "))
-    with pytest.raises(ConfigError, match="sample.prompt: expected at least one word, got ' '"):
+    with pytest.raises(ConfigError, match=r"sample.prompt: expected at least one word, got ' '"):
         train(experiment)
     assert not experiment.run_dir.exists()
 
