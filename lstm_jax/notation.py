@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 Shape = tuple[Any, ...]
 """Sizes: integers, or symbols when a function is exported for any size."""
@@ -30,7 +30,7 @@ Recurrent = Float[jax.Array, "*B GH"]
 """``r``: the hidden state's share of the gates' pre-activations."""
 Resets = Bool[ArrayLike, "T *B"]
 """True at t: a boundary between t-1 and t."""
-Lengths = Int[ArrayLike, "*B"]
+Lengths = Integer[ArrayLike, "*B"]
 """True lengths of right-padded sequences."""
 
 

@@ -12,7 +12,7 @@ class NGram:
     interpolated form of Chen & Goodman (1998), §2.5.
 
     >>> ids = np.array([0, 1] * 50)
-    >>> round(NGram(ids, vocabulary_size=2, order=1).nats(ids) / np.log(2), 2)
+    >>> round(float(NGram(ids, vocabulary_size=2, order=1).nats(ids) / np.log(2)), 2)
     1.0
     >>> NGram(ids, vocabulary_size=2, order=2).nats(ids) < 0.1
     True

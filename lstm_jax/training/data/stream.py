@@ -91,7 +91,7 @@ def rows(ids: np.ndarray, B: int, T: int) -> Batch:
       are filled up.
 
     >>> chunks = rows(np.arange(30), B=2, T=4)
-    >>> chunks.inputs.shape, sorted(chunks.targets[chunks.weights == 1]) == list(range(1, 30))
+    >>> chunks.inputs.shape, sorted(chunks.targets[chunks.weights == 1].tolist()) == list(range(1, 30))
     ((4, 4, 2), True)
     """
     predictions = len(ids) - 1
