@@ -178,6 +178,18 @@ def test_bad_data_exits_with_2_and_writes_nothing(tmp_path, capsys, content, tas
     assert not (tmp_path / "run").exists()
 
 
+def test_a_config_that_is_not_python_exits_with_2(tmp_path, capsys):
+    path = tmp_path / "c.py"
+    path.write_text("learning_rate: 0.1", encoding="utf-8")
+    assert main([str(path)], default_config=path) == 2
+    path.write_text("{{ not Python", encoding="utf-8")
+    assert main([str(path)], default_config=path) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 2
+    assert "failed: NameError" in printed or "got nothing" in printed
+    assert "failed: SyntaxError" in printed
+
+
 def test_a_folder_of_another_experiment_exits_with_2(run, capsys):
     before = (run[0] / "config.json").read_bytes()
     flags = ["--data.task", "adding", "--data.sequence-length", "16", "--workdir", str(run[0])]
