@@ -10,8 +10,6 @@ import tyro
 
 from lstm_jax.training.config import ConfigError, Experiment, Sample, read_config
 
-USAGE = "python train.py [CONFIG.py] | python train.py evaluate RUN | python train.py generate RUN"
-
 
 def main(argv: Sequence[str], default_config: Path) -> int:
     """Runs ``[CONFIG.py] [--field.name VALUE ...]``, ``evaluate RUN`` or ``generate RUN``.

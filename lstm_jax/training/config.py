@@ -10,7 +10,6 @@ TaskName = Literal[
     "text", "adding", "copy", "temporal_order", "reber", "images", "piano_roll", "arrays"
 ]
 NEED_A_PATH = ("images", "piano_roll", "arrays")
-READ_IDS = ("text", "copy", "temporal_order", "reber")
 
 
 class ConfigError(ValueError):
