@@ -23,10 +23,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from lstm_jax import initializers
 from lstm_jax.cell import LSTMSpec, init_lstm
-from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape, at_least_float32
+from lstm_jax.notation import LSTMParams, LSTMState, Shape
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ class RNNSpec(LSTMSpec):
 
     gates: ClassVar[int] = 1
 
+    def scale(self, hidden_size: int, dtype: DTypeLike) -> None:
+        """One block, one tanh: nothing to scale."""
+
     def pointwise(
-        self, params: LSTMParams, C: Any, gx: Projected, r: Recurrent
+        self, params: LSTMParams, C: Any, z: Float[jax.Array, "*B GH"]
     ) -> tuple[Any, jax.Array]:
-        """``h_t = tanh(z)``, evaluated in at least float32."""
-        wide = at_least_float32(gx.dtype)
-        h = jnp.tanh(gx.astype(wide) + r.astype(wide))
-        return None, h.astype(gx.dtype)
+        """``h_t = tanh(z)``."""
+        return None, jnp.tanh(z)
 
     def state_types(self, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
         """Of h alone."""

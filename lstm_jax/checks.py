@@ -126,3 +126,20 @@ def check_resets(resets: jax.Array, shape: Shape) -> None:
             f"expected resets of shape {shape}, one flag a step and sequence, time first, got "
             f"{resets.shape}."
         )
+
+
+def check_memory(remat_every: int | None, residuals: str, T: Any) -> None:
+    """What is kept for the backward pass is something that can be kept."""
+    if residuals not in ("save", "recompute"):
+        raise ValueError(f"expected residuals to be 'save' or 'recompute', got {residuals!r}.")
+    if remat_every is None:
+        return
+    if not isinstance(remat_every, int) or isinstance(remat_every, bool) or remat_every < 1:
+        raise ValueError(
+            f"expected remat_every to be a number of steps, at least 1, or None, got {remat_every!r}."
+        )
+    if not isinstance(T, int):
+        raise ValueError(
+            f"remat_every needs a known number of steps, got T = {T}; export with a fixed T, or "
+            "without remat_every, which changes the memory of gradients alone."
+        )

@@ -149,6 +149,8 @@ class LSTM(nn.Module):
       reverse: runs backward in time; outputs stay at their own time.
       deterministic: turns dropout off, unless the call says otherwise.
       backend: as in :func:`lstm_jax.lstm`.
+      remat_every: as in :func:`lstm_jax.lstm`.
+      residuals: as in :func:`lstm_jax.lstm`.
       unroll: as in :func:`lstm_jax.lstm`.
 
     >>> import jax, jax.numpy as jnp
@@ -175,6 +177,8 @@ class LSTM(nn.Module):
     reverse: bool = False
     deterministic: bool = False
     backend: str = "auto"
+    remat_every: int | None = None
+    residuals: str = "save"
     unroll: int = 1
 
     @nn.compact
@@ -238,6 +242,8 @@ class LSTM(nn.Module):
             dtype=self.dtype,
             precision=self.precision,
             backend=self.backend,
+            remat_every=self.remat_every,
+            residuals=self.residuals,
             unroll=self.unroll,
         )
 

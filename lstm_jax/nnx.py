@@ -150,6 +150,8 @@ class LSTM(nnx.Module):
         time_major: bool = False,
         reverse: bool = False,
         backend: str = "auto",
+        remat_every: int | None = None,
+        residuals: str = "save",
         unroll: int = 1,
         deterministic: bool = False,
         rngs: nnx.Rngs,
@@ -173,6 +175,8 @@ class LSTM(nnx.Module):
           time_major: inputs and outputs are ``[T, *B, ...]`` instead of ``[*B, T, ...]``.
           reverse: runs backward in time; outputs stay at their own time.
           backend: as in :func:`lstm_jax.lstm`.
+          remat_every: as in :func:`lstm_jax.lstm`.
+          residuals: as in :func:`lstm_jax.lstm`.
           unroll: as in :func:`lstm_jax.lstm`.
           deterministic: turns dropout off, until ``train()`` or a call says otherwise.
           rngs: where the keys come from; not kept.
@@ -189,6 +193,8 @@ class LSTM(nnx.Module):
         self.time_major = time_major
         self.reverse = reverse
         self.backend = backend
+        self.remat_every = remat_every
+        self.residuals = residuals
         self.unroll = unroll
         self.deterministic = deterministic
         self.layers = tuple(layer_names(num_layers, bidirectional))
@@ -271,6 +277,8 @@ class LSTM(nnx.Module):
             dtype=self.dtype,
             precision=self.precision,
             backend=self.backend,
+            remat_every=self.remat_every,
+            residuals=self.residuals,
             unroll=self.unroll,
         )
 

@@ -8,18 +8,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lstm_jax.backends import choose
-from lstm_jax.backends.problem import Problem
+from lstm_jax.backends.problem import Operands, Settings
 from lstm_jax.carry import broadcast, select, vary_as, zero_state
 from lstm_jax.cell import LSTMSpec, Precision, cast
 from lstm_jax.checks import (
     check_floating,
     check_lengths,
+    check_memory,
     check_params,
     check_resets,
     check_state,
     check_xs,
 )
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
+from lstm_jax.remat import in_chunks
 
 
 def lstm(
@@ -35,6 +37,8 @@ def lstm(
     dtype: DTypeLike | None = None,
     precision: Precision = None,
     backend: str = "auto",
+    remat_every: int | None = None,
+    residuals: str = "save",
     unroll: int = 1,
 ) -> tuple[LSTMState, Hs]:
     """Runs an LSTM layer over a sequence.
@@ -59,6 +63,11 @@ def lstm(
         it, ``C`` is at least float32.
       precision: of the matrix products, as in :func:`jax.numpy.dot`.
       backend: "auto" or a name from :data:`lstm_jax.backends.BACKENDS`.
+      remat_every: for the backward pass keep the state every so many steps and compute what lies
+        between again: the memory of ``T / k + k`` steps instead of T, for one more forward pass.
+        None keeps what every step needs.
+      residuals: what a step keeps for its backward pass: "save" the pre-activations of the gates,
+        C and h (6 arrays ``[T, *B, H]``), or C and h alone and "recompute" the others.
       unroll: time steps an iteration of the compiled loop.
 
     Returns:
@@ -98,6 +107,7 @@ def lstm(
     if resets is not None:
         resets = jnp.asarray(resets)
         check_resets(resets, (T, *batch))
+    check_memory(remat_every, residuals, T)
     return _lstm(
         params,
         xs,
@@ -110,11 +120,25 @@ def lstm(
         dtype=dtype,
         precision=precision,
         backend=backend,
+        remat_every=remat_every,
+        residuals=residuals,
         unroll=unroll,
     )
 
 
-@partial(jax.jit, static_argnames=("spec", "reverse", "dtype", "precision", "backend", "unroll"))
+@partial(
+    jax.jit,
+    static_argnames=(
+        "spec",
+        "reverse",
+        "dtype",
+        "precision",
+        "backend",
+        "remat_every",
+        "residuals",
+        "unroll",
+    ),
+)
 def _lstm(
     params: LSTMParams,
     xs: jax.Array,
@@ -128,6 +152,8 @@ def _lstm(
     dtype: jnp.dtype,
     precision: Precision,
     backend: str,
+    remat_every: int | None,
+    residuals: str,
     unroll: int,
 ) -> tuple[LSTMState, Hs]:
     """``lstm`` on checked arguments; jitted, so that it compiles once a shape when called bare."""
@@ -148,10 +174,17 @@ def _lstm(
             boundaries = jnp.pad(begin, [(0, 1)] + [(0, 0)] * (begin.ndim - 1))
             begin, last = boundaries[1:], boundaries[0]
 
-    gx = spec.project(params, xs.astype(dtype), precision)
-    state = vary_as(state, params, gx, begin, hold, reset_state)
-    problem = Problem(spec, params, gx, state, begin, reset_state, hold, reverse, precision, unroll)
-    final_state, hs = choose(backend, problem).unroll(*problem)
+    state = vary_as(state, params, xs, begin, hold, reset_state)
+    settings = Settings(spec, reverse, precision, unroll, residuals)
+    operands = Operands(spec.prepare(params), xs.astype(dtype), state, reset_state, begin, hold)
+
+    def run(operands: Operands) -> tuple[LSTMState, Hs]:
+        return choose(backend, settings, operands).unroll(settings, operands)
+
+    if remat_every is None:
+        final_state, hs = run(operands)
+    else:
+        final_state, hs = in_chunks(run, operands, remat_every, reverse)
     chex.assert_trees_all_equal_shapes_and_dtypes(final_state, state)
     chex.assert_equal_shape_prefix((hs, xs), xs.ndim - 1)
     if resets is not None and reverse:

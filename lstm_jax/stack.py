@@ -77,6 +77,8 @@ def lstm_stack(
     dtype: DTypeLike | None = None,
     precision: Precision = None,
     backend: str = "auto",
+    remat_every: int | None = None,
+    residuals: str = "save",
     unroll: int = 1,
 ) -> tuple[tuple[LSTMState, ...], Hs]:
     """Runs stacked LSTM layers over a sequence, in one direction or two.
@@ -98,6 +100,8 @@ def lstm_stack(
       dtype: the compute dtype; None is that of xs.
       precision: of the matrix products.
       backend: "auto" or a name.
+      remat_every: None, or the steps between kept states.
+      residuals: "save" or "recompute".
       unroll: time steps an iteration of the compiled loop.
 
     Returns:
@@ -154,6 +158,8 @@ def lstm_stack(
                 dtype=dtype,
                 precision=precision,
                 backend=backend,
+                remat_every=remat_every,
+                residuals=residuals,
                 unroll=unroll,
             )
             final_states.append(final_state)

@@ -239,7 +239,7 @@ def test_precision_reaches_both_products(precision):
 
 def test_the_input_projection_is_one_product_outside_the_loop():
     case = make_case(T=5, lengths=False, resets=False)
-    jaxpr = jax.make_jaxpr(lambda: run(case))().eqns[0].params["jaxpr"]
+    jaxpr = jax.make_jaxpr(lambda: run(case, backend="scan"))().eqns[0].params["jaxpr"]
     outside = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
     (scan,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
     inside = [e for e in scan.params["jaxpr"].eqns if e.primitive.name == "dot_general"]
@@ -295,7 +295,9 @@ def test_numpy_inputs():
         ({"lengths": jnp.ones(5, int)}, r"lengths of shape \(3,\), one a sequence, got \(5,\)"),
         ({"resets": jnp.ones((5, 3))}, r"resets to be bool, got float32; .*astype\(bool\)"),
         ({"resets": jnp.ones((3, 5), bool)}, r"resets of shape \(5, 3\).*got \(3, 5\)"),
-        ({"backend": "fast"}, r"one of \['auto', 'scan'.*got 'fast'"),
+        ({"backend": "fast"}, r"one of \['auto', .*'scan'.*got 'fast'"),
+        ({"residuals": "some"}, "'save' or 'recompute', got 'some'"),
+        ({"remat_every": 0}, "at least 1, or None, got 0"),
     ],
 )
 @pytest.mark.parametrize("jit", [False, True])

@@ -1,34 +1,35 @@
 """The same recurrence, several ways. A backend is a module of two functions, and a row below.
 
-``why_not(problem) -> str | None``
+``why_not(settings, operands) -> str | None``
     None if the backend can run the problem, else the reason, for the error or the log.
-``unroll(*problem) -> (final_state, hs)``
-    Runs the recurrence; :class:`~lstm_jax.backends.problem.Problem` says what each argument means.
+``unroll(settings, operands) -> (final_state, hs)``
+    Runs the recurrence; :mod:`lstm_jax.backends.problem` says what each field means.
 """
 
 from types import ModuleType
 
-from lstm_jax.backends import scan
-from lstm_jax.backends.problem import Problem
+from lstm_jax.backends import fused, scan
+from lstm_jax.backends.problem import Operands, Settings
 
-BACKENDS: dict[str, ModuleType] = {"scan": scan}
+BACKENDS: dict[str, ModuleType] = {"fused": fused, "scan": scan}
 """Every backend by name; ``auto`` takes the first that can run the problem."""
 
 
-def choose(name: str, problem: Problem) -> ModuleType:
+def choose(name: str, settings: Settings, operands: Operands) -> ModuleType:
     """The backend called ``name``, or for ``auto`` the first that can run the problem.
 
     Raises:
       ValueError: if there is no such backend, or it cannot run the problem.
     """
     if name == "auto":
-        return next(backend for backend in BACKENDS.values() if backend.why_not(problem) is None)
+        able = (b for b in BACKENDS.values() if b.why_not(settings, operands) is None)
+        return next(able)
     if name not in BACKENDS:
         raise ValueError(
             f"expected backend to be one of {['auto', *BACKENDS]}, got {name!r}; "
             '"auto" takes the fastest that can run.'
         )
-    reason = BACKENDS[name].why_not(problem)
+    reason = BACKENDS[name].why_not(settings, operands)
     if reason is not None:
         raise ValueError(f'backend {name!r} cannot run this: {reason}. Use backend="auto".')
     return BACKENDS[name]

@@ -1,38 +1,64 @@
-"""What a backend is asked to run."""
+"""What a backend is asked to run: what is static, and the arrays."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 
 from lstm_jax.cell import LSTMSpec, Precision
-from lstm_jax.notation import LSTMParams, LSTMState, Projected
+from lstm_jax.notation import LSTMParams, LSTMState
 
 
-class Problem(NamedTuple):
-    """The arguments of ``unroll``, in its order; when traced, shapes are known and values are not.
+@dataclass(frozen=True)
+class Settings:
+    """What is static.
 
     Attributes:
       spec: which cell.
-      params: its weights, in the compute dtype.
-      gx: the projected inputs ``[T, *B, GH]``.
-      state: where the sequence starts.
-      begin: ``[T, *B]``, True where a step reads ``reset_state`` in place of the carried state.
-      reset_state: what such a step reads.
-      hold: ``[T, *B]``, True where the state stays as it is and the output is 0; wins over ``begin``.
       reverse: from the last step to the first.
       precision: of the matrix products.
       unroll: time steps an iteration of the compiled loop.
+      residuals: what the forward pass keeps for the backward pass: "save" or "recompute".
+    """
+
+    spec: LSTMSpec
+    reverse: bool = False
+    precision: Precision = None
+    unroll: int = 1
+    residuals: str = "save"
+
+
+class Operands(NamedTuple):
+    """The arrays. When traced, shapes are known and values are not.
+
+    Attributes:
+      params: the weights, prepared (``spec.prepare``) and in the compute dtype.
+      xs: the inputs ``[T, *B, I]`` in the compute dtype.
+      state: where the sequence starts.
+      reset_state: what a step reads where ``begin`` is True.
+      begin: ``[T, *B]``, True where a step reads ``reset_state`` in place of the carried state.
+      hold: ``[T, *B]``, True where the state stays as it is and the output is 0; wins over ``begin``.
 
     None for ``begin`` or ``hold`` stands for False everywhere.
     """
 
-    spec: LSTMSpec
     params: LSTMParams
-    gx: Projected
+    xs: jax.Array
     state: LSTMState
-    begin: jax.Array | None
     reset_state: LSTMState
-    hold: jax.Array | None
-    reverse: bool
-    precision: Precision
-    unroll: int
+    begin: jax.Array | None = None
+    hold: jax.Array | None = None
+
+
+class Saved(NamedTuple):
+    """What the backward pass reads, each ``[T, *B, ...]``: 6 arrays of H, or 2.
+
+    Attributes:
+      C: the cell state each step read.
+      h: the hidden state each step read.
+      z: the pre-activations, in the compute dtype; None to compute them again from h.
+    """
+
+    C: Any
+    h: jax.Array
+    z: jax.Array | None

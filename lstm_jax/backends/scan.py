@@ -3,30 +3,21 @@
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.backends.problem import Problem
+from lstm_jax.backends.problem import Operands, Settings
 from lstm_jax.carry import select
-from lstm_jax.cell import LSTMSpec, Precision, step
-from lstm_jax.notation import Hs, LSTMParams, LSTMState, Projected
+from lstm_jax.cell import step
+from lstm_jax.notation import Hs, LSTMState
 
 
-def why_not(problem: Problem) -> str | None:
+def why_not(settings: Settings, operands: Operands) -> str | None:
     """It can run everything."""
     return None
 
 
-def unroll(
-    spec: LSTMSpec,
-    params: LSTMParams,
-    gx: Projected,
-    state: LSTMState,
-    begin: jax.Array | None,
-    reset_state: LSTMState,
-    hold: jax.Array | None,
-    reverse: bool,
-    precision: Precision,
-    unroll: int,
-) -> tuple[LSTMState, Hs]:
+def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
+    spec, precision = settings.spec, settings.precision
+    params, xs, state, reset_state, begin, hold = operands
 
     def body(
         carried: LSTMState, inputs: tuple[jax.Array, jax.Array | None, jax.Array | None]
@@ -35,4 +26,9 @@ def unroll(
         state, h = step(spec, params, select(begin, reset_state, carried), gx, precision)
         return select(hold, carried, state), select(hold, jnp.zeros_like(h), h)
 
-    return jax.lax.scan(body, state, (gx, begin, hold), reverse=reverse, unroll=unroll)
+    if settings.residuals == "recompute":
+        body = jax.checkpoint(body)
+    gx = spec.project(params, xs, precision)
+    return jax.lax.scan(
+        body, state, (gx, begin, hold), reverse=settings.reverse, unroll=settings.unroll
+    )

@@ -2,46 +2,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax import LSTMSpec, LSTMState, backends
+from lstm_jax import LSTMSpec, LSTMState, backends, lstm_cell
 from lstm_jax.backends import choose
-from lstm_jax.backends.problem import Problem
+from lstm_jax.backends.problem import Operands, Settings
 from tests.cases import assert_close, make_case
 
 NAMES = sorted(backends.BACKENDS)
 
 
 def problem(case):
-    params, spec = case.params[0], LSTMSpec()
-    gx = spec.project(params, jnp.asarray(case.xs))
-    return Problem(
-        spec,
-        params,
-        gx,
-        case.states[0],
-        begin=None,
-        reset_state=case.reset_states[0],
-        hold=None,
-        reverse=case.reverse,
-        precision=None,
-        unroll=1,
-    )
+    spec = LSTMSpec()
+    settings = Settings(spec, case.reverse)
+    params = spec.prepare(case.params[0])
+    return settings, Operands(params, jnp.asarray(case.xs), case.states[0], case.reset_states[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_backend_has_its_two_functions(name):
     backend = backends.BACKENDS[name]
-    assert backend.why_not(problem(make_case())) is None
+    assert backend.why_not(*problem(make_case())) is None
     assert callable(backend.unroll)
 
 
 def test_auto_takes_the_first_that_can(monkeypatch):
-    unable = type("Unable", (), {"why_not": staticmethod(lambda problem: "no memory")})
-    monkeypatch.setattr(backends, "BACKENDS", {"unable": unable, **backends.BACKENDS})
-    assert choose("auto", problem(make_case())) is backends.BACKENDS["scan"]
+    unable = type("Unable", (), {"why_not": staticmethod(lambda *problem: "no memory")})
+    monkeypatch.setattr(backends, "BACKENDS", {"unable": unable, "scan": backends.scan})
+    assert choose("auto", *problem(make_case())) is backends.scan
     with pytest.raises(
         ValueError, match=r"'unable' cannot run this: no memory. Use backend=\"auto\""
     ):
-        choose("unable", problem(make_case()))
+        choose("unable", *problem(make_case()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,15 +39,15 @@ def test_auto_takes_the_first_that_can(monkeypatch):
 def test_begin_and_hold_mean_what_the_contract_says(name, reverse):
     """Where both are True, hold wins: the state stays, the output is 0."""
     case = make_case(T=1, batch=(4,), reverse=reverse)
-    asked = problem(case)._replace(
+    settings, operands = problem(case)
+    operands = operands._replace(
         begin=jnp.array([[False, True, False, True]]), hold=jnp.array([[False, False, True, True]])
     )
-    spec, params, gx, state, reset_state = asked[:4] + asked[5:6]
-    final, hs = backends.BACKENDS[name].unroll(*asked)
+    state, reset_state = operands.state, operands.reset_state
+    final, hs = backends.BACKENDS[name].unroll(settings, operands)
 
     def one_step(state):
-        C, h = spec.pointwise(params, state.C, gx[0], spec.recur(params, state.h))
-        return LSTMState(C, h)
+        return lstm_cell(case.params[0], state, operands.xs[0])[0]
 
     went_on, began = one_step(state), one_step(reset_state)
     rows = [went_on, began, state, state]

@@ -1,0 +1,128 @@
+"""The recurrence with a derivative rule of its own, in XLA, on every platform.
+
+The derivative of ``lax.scan`` carries the cotangent of the weights and adds a ``[H, 4H]`` product
+to it in every step. Here the tangent of the recurrence is a linear scan before which ``h dw_h`` of
+all steps is one product; its transpose is a backward loop with only ``dz w_hᵀ`` in it, and after it
+``dw_h``, ``dw_x`` and ``dxs`` as one product each (Appleyard, Kocisky & Blunsom 2016, Optimizing
+performance of recurrent neural networks on GPUs, section 3).
+
+A ``jax.custom_jvp`` and not a ``custom_vjp``: forward mode, reverse over reverse, ``vmap``,
+``shard_map`` and Explicit axes all follow from the one linear function.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.backends.problem import Operands, Saved, Settings
+from lstm_jax.carry import select, vary_as
+from lstm_jax.cell import LSTMSpec, add, finish
+from lstm_jax.notation import Hs, LSTMParams, LSTMState
+
+Outputs = tuple[LSTMState, Hs]
+Forward = Callable[[Settings, Operands], tuple[Outputs, Saved]]
+Tangent = Callable[[Settings, Operands, Saved, Operands], Outputs]
+
+
+def why_not(settings: Settings, operands: Operands) -> str | None:
+    """Every cell whose hidden state is what its element-wise map gives."""
+    spec = type(settings.spec)
+    if spec.emit is not LSTMSpec.emit:
+        return f"the hidden state of {spec.__name__} is a product of its own, spec.emit"
+    return None
+
+
+def unroll(settings: Settings, operands: Operands) -> Outputs:
+    """The recurrence, as :mod:`lstm_jax.backends` defines it."""
+    return differentiable(settings, operands, infer, forward, tangent)
+
+
+def differentiable(
+    settings: Settings,
+    operands: Operands,
+    infer: Callable[[Settings, Operands], Outputs],
+    forward: Forward,
+    tangent: Tangent,
+) -> Outputs:
+    """``infer``, whose derivative is ``tangent`` at what ``forward`` saves."""
+
+    @jax.custom_jvp
+    def run(operands: Operands) -> Outputs:
+        return infer(settings, operands)
+
+    @run.defjvp
+    def rule(primals: tuple[Operands], tangents: tuple[Operands]) -> tuple[Outputs, Outputs]:
+        outputs, saved = forward(settings, primals[0])
+        return outputs, tangent(settings, primals[0], saved, tangents[0])
+
+    return run(operands)
+
+
+def infer(settings: Settings, operands: Operands) -> Outputs:
+    """The loop alone."""
+    return _loop(settings, operands, save=lambda prev, z: None)[0]
+
+
+def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
+    """The loop, and what each step read."""
+    recompute = settings.residuals == "recompute"
+    dtype = operands.xs.dtype
+
+    def save(prev: LSTMState, z: jax.Array) -> Saved:
+        return Saved(prev.C, prev.h, None if recompute else z.astype(dtype))
+
+    return _loop(settings, operands, save)
+
+
+def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> tuple[Outputs, Any]:
+    spec, precision = settings.spec, settings.precision
+    params, xs, state, reset_state, begin, hold = operands
+
+    def body(carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, tuple[Any, Any]]:
+        gx, begin, hold = inputs
+        prev = select(begin, reset_state, carried)
+        z = add(gx, spec.recur(params, prev.h, precision))
+        state, h = finish(spec, params, prev, z)
+        out = select(hold, jnp.zeros_like(h), h)
+        return select(hold, carried, state), (out, save(prev, z))
+
+    gx = spec.project(params, xs, precision)
+    state, (hs, saved) = jax.lax.scan(
+        body, state, (gx, begin, hold), reverse=settings.reverse, unroll=settings.unroll
+    )
+    return (state, hs), saved
+
+
+def tangent(settings: Settings, operands: Operands, saved: Saved, d: Operands) -> Outputs:
+    """Linear in ``d``, the tangents of the operands."""
+    spec, precision = settings.spec, settings.precision
+    params, xs, _, _, begin, hold = operands
+    gx, dgx = jax.jvp(partial(spec.project, precision=precision), (params, xs), (d.params, d.xs))
+    # h dw_h for all steps at once. Transposed, it is the product that gives dw_h.
+    dz_of_weights = add(dgx, spec.recur(d.params, saved.h, precision))
+    z = add(gx, spec.recur(params, saved.h, precision)) if saved.z is None else saved.z
+    weights, d_weights = pointwise_weights(params), pointwise_weights(d.params)
+
+    @jax.checkpoint  # type: ignore[untyped-decorator]  # keep what is saved, not what follows from it
+    def body(d_carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, jax.Array]:
+        C, z, dz_of_weights, begin, hold = inputs
+        d_prev = select(begin, d.reset_state, d_carried)
+        r = spec.recur(params, d_prev.h, precision)
+        dz = dz_of_weights + r.astype(dz_of_weights.dtype)
+        wide = z.astype(dz.dtype)
+        (_, _), (dC, dh) = jax.jvp(spec.pointwise, (weights, C, wide), (d_weights, d_prev.C, dz))
+        d_state = LSTMState(dC, dh.astype(d_prev.h.dtype))
+        out = select(hold, jnp.zeros_like(d_state.h), d_state.h)
+        return select(hold, d_carried, d_state), out
+
+    inputs = (saved.C, z, dz_of_weights, begin, hold)
+    d_state = vary_as(d.state, d.params, d.xs, d.reset_state, inputs)
+    return jax.lax.scan(body, d_state, inputs, reverse=settings.reverse, unroll=settings.unroll)
+
+
+def pointwise_weights(params: LSTMParams) -> LSTMParams:
+    """The weights that ``spec.pointwise`` may read; the others enter through products."""
+    return params._replace(w_x=None, w_h=None, bias=None)

@@ -1,0 +1,113 @@
+"""Every backend against float64: values, and the gradient of every operand."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax import backends, lstm
+from lstm_jax.baselines import RNNSpec, init_rnn
+from tests import reference
+from tests.cases import make_case
+
+NAMES = sorted({"auto", *backends.BACKENDS})
+MASKS = {"plain": {}, "lengths": {"lengths": True}, "resets": {"resets": True}}
+MASKS["both"] = MASKS["lengths"] | MASKS["resets"]
+NO_MASKS = {"lengths": False, "resets": False}
+
+
+def loss_and_outputs(params, xs, state, reset_state, case, **keywords):
+    """A loss that every output enters with a weight of its own."""
+    state, hs = lstm(params, xs, state, reset_state=reset_state, **case.masks | keywords)
+    outputs = (state.C, state.h, hs)
+    rng = np.random.default_rng(7)
+    weights = [jnp.asarray(rng.standard_normal(o.shape), jnp.float32) for o in outputs]
+    products = [w.astype(o.dtype) * o for w, o in zip(weights, outputs, strict=True)]
+    return sum(p.astype(jnp.float32).sum() for p in products), outputs
+
+
+def as_float64(tree):
+    return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), tree)
+
+
+def arguments(case):
+    return case.params[0], jnp.asarray(case.xs), case.states[0], case.reset_states[0]
+
+
+def assert_relative(got, want, tolerance):
+    """The largest error of each array, over its largest value."""
+    paths = jax.tree_util.tree_leaves_with_path(want)
+    for a, (path, b) in zip(jax.tree.leaves(got), paths, strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        error = np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30)
+        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+
+
+def want(case):
+    with jax.enable_x64(True):
+        run = jax.value_and_grad(
+            partial(loss_and_outputs, case=case, backend="scan"), argnums=(0, 1, 2, 3), has_aux=True
+        )
+        (_, outputs), gradient = run(*as_float64(arguments(case)))
+        states = [
+            [np.asarray(a, np.float64) for a in s[0]] for s in (case.states, case.reset_states)
+        ]
+        gates = {k: np.asarray(v, np.float64) for k, v in case.gates[0].items()}
+        xs = np.asarray(case.xs, np.float64)
+        (C, h), hs = reference.lstm(gates, xs, states[0], reset_state=states[1], **case.masks)
+        for a, b in zip(outputs, (C, h, hs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+    return outputs, gradient
+
+
+@pytest.mark.parametrize("residuals", ["save", "recompute"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_backend_agrees_with_float64(name, dtype, masks, reverse, residuals):
+    case = make_case(
+        3, T=11, batch=(5,), I=7, H=6, dtype=dtype, reverse=reverse, **NO_MASKS | MASKS[masks]
+    )
+    run = partial(
+        loss_and_outputs, case=case, backend=name, residuals=residuals, precision="highest"
+    )
+    (_, got), gradient = jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True)(
+        *arguments(case)
+    )
+    outputs_want, gradient_want = want(case)
+    tolerance = 2e-5 if dtype == jnp.float32 else 2e-2
+    assert_relative(got, outputs_want, tolerance)
+    assert_relative(gradient, gradient_want, tolerance)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("every", [1, 4, 11, 50])
+def test_checkpointing_in_time_changes_nothing(name, every, masks, reverse):
+    case = make_case(4, T=11, batch=(3,), reverse=reverse, **NO_MASKS | MASKS[masks])
+    kept, recomputed = (
+        jax.value_and_grad(
+            partial(loss_and_outputs, case=case, backend=name, remat_every=k),
+            argnums=(0, 1, 2, 3),
+            has_aux=True,
+        )(*arguments(case))
+        for k in (None, every)
+    )
+    assert_relative(recomputed, kept, 2e-6)
+
+
+@pytest.mark.parametrize("name", ["fused", "auto"])
+def test_the_rnn_has_the_same_rule(name):
+    params = init_rnn(jax.random.key(0), 3, 4)
+    xs = jax.random.normal(jax.random.key(1), (6, 2, 3))
+
+    def loss(params, xs, backend):
+        state, hs = lstm(params, xs, spec=RNNSpec(), lengths=np.array([6, 4]), backend=backend)
+        return (hs**2).sum() + state.h.sum()
+
+    got, expected = (jax.grad(loss, argnums=(0, 1))(params, xs, b) for b in (name, "scan"))
+    assert_relative(got, expected, 2e-6)
