@@ -33,14 +33,23 @@ def broadcast(state: LSTMState, zero: LSTMState) -> LSTMState:
     )
 
 
-def vary_as(state: LSTMState, *operands: Any) -> LSTMState:
-    """``state``, varying over the devices of a ``shard_map`` wherever one of the operands does.
+def vary_as(tree: Tree, *operands: Any) -> Tree:
+    """``tree``, varying over the devices of a ``shard_map`` wherever one of the operands does.
 
     A scan's carry must vary from its first step on as it will after it. XLA drops the zeros.
     """
     zeros = [jnp.zeros_like(a.sum(), jnp.int32) for a in jax.tree.leaves(operands)]
     zero = sum(zeros, start=jnp.int32(0))
-    return jax.tree.map(lambda s: s + zero.astype(s.dtype), state)
+
+    def vary(a: jax.Array) -> jax.Array:
+        return a | (zero > 0) if a.dtype == jnp.bool_ else a + zero.astype(a.dtype)
+
+    return jax.tree.map(vary, tree)
+
+
+def vary_alike(tree: Tree) -> Tree:
+    """All arrays of ``tree``, varying wherever one of them does."""
+    return vary_as(tree, tree)
 
 
 def select(flag: jax.Array | None, if_true: Tree, if_false: Tree) -> Tree:

@@ -19,6 +19,7 @@ ROOMS = [  # from the ground up: each may import only from those before it
     "backends.problem",
     "backends.scan",
     "backends.fused",
+    "backends.auto",
     "backends",
     "remat",
     "sequence",

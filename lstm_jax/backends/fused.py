@@ -106,7 +106,7 @@ def tangent(settings: Settings, operands: Operands, saved: Saved, d: Operands) -
     z = add(gx, spec.recur(params, saved.h, precision)) if saved.z is None else saved.z
     weights, d_weights = pointwise_weights(params), pointwise_weights(d.params)
 
-    @jax.checkpoint  # type: ignore[untyped-decorator]  # keep what is saved, not what follows from it
+    @jax.checkpoint  # keep what is saved, not what follows from it
     def body(d_carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, jax.Array]:
         C, z, dz_of_weights, begin, hold = inputs
         d_prev = select(begin, d.reset_state, d_carried)
@@ -125,4 +125,4 @@ def tangent(settings: Settings, operands: Operands, saved: Saved, d: Operands) -
 
 def pointwise_weights(params: LSTMParams) -> LSTMParams:
     """The weights that ``spec.pointwise`` may read; the others enter through products."""
-    return params._replace(w_x=None, w_h=None, bias=None)
+    return params._replace(w_x=None, w_h=None, bias=None)  # type: ignore[arg-type]

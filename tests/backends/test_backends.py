@@ -1,3 +1,5 @@
+from dataclasses import dataclass, replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,14 +26,23 @@ def test_every_backend_has_its_two_functions(name):
     assert callable(backend.unroll)
 
 
-def test_auto_takes_the_first_that_can(monkeypatch):
-    unable = type("Unable", (), {"why_not": staticmethod(lambda *problem: "no memory")})
-    monkeypatch.setattr(backends, "BACKENDS", {"unable": unable, "scan": backends.scan})
-    assert choose("auto", *problem(make_case())) is backends.scan
+@dataclass(frozen=True)
+class Projected(LSTMSpec):
+    """A cell whose hidden state is a product of its own."""
+
+    def emit(self, params, m, precision=None):
+        return 2 * m
+
+
+def test_auto_takes_what_can_run_and_a_name_says_why_it_cannot():
+    settings, operands = problem(make_case())
+    assert choose("auto", settings, operands) is backends.auto
+    unusual = replace(settings, spec=Projected())
+    assert choose("auto", unusual, operands) is backends.scan
     with pytest.raises(
-        ValueError, match=r"'unable' cannot run this: no memory. Use backend=\"auto\""
+        ValueError, match=r"'fused' cannot run this: .*Projected.*spec.emit. Use backend=\"auto\""
     ):
-        choose("unable", *problem(make_case()))
+        choose("fused", unusual, operands)
 
 
 @pytest.mark.parametrize("name", NAMES)
