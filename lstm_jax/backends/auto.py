@@ -57,20 +57,26 @@ def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
     return _bind(kernel_p, "forward", fused.forward, settings, operands)
 
 
-def tangent(settings: Settings, operands: Operands, saved: Saved, d: Operands) -> Outputs:
+def tangent(
+    settings: Settings, operands: Operands, hs: jax.Array, saved: Saved, d: Operands
+) -> Outputs:
     """:func:`lstm_jax.backends.fused.tangent`."""
     d = d._replace(begin=None, hold=None)
-    return _bind(tangent_p, "tangent", fused.tangent, settings, operands, saved, d)
+    return _bind(tangent_p, "tangent", fused.tangent, settings, operands, hs, saved, d)
 
 
-def backward(settings: Settings, operands: Operands, saved: Saved, cts: Outputs) -> Operands:
+def backward(
+    settings: Settings, operands: Operands, hs: jax.Array, saved: Saved, cts: Outputs
+) -> Operands:
     """The transpose of :func:`tangent`: from cotangents of the outputs to those of the operands."""
-    return _bind(kernel_p, "backward", _transposed, settings, operands, saved, cts)
+    return _bind(kernel_p, "backward", _transposed, settings, operands, hs, saved, cts)
 
 
-def _transposed(settings: Settings, operands: Operands, saved: Saved, cts: Outputs) -> Operands:
+def _transposed(
+    settings: Settings, operands: Operands, hs: jax.Array, saved: Saved, cts: Outputs
+) -> Operands:
     d = operands._replace(begin=None, hold=None)
-    (ct,) = jax.linear_transpose(partial(fused.tangent, settings, operands, saved), d)(cts)
+    (ct,) = jax.linear_transpose(partial(fused.tangent, settings, operands, hs, saved), d)(cts)
     return ct
 
 
@@ -114,11 +120,11 @@ tangent_p = _primitive("lstm_recurrence_tangent")  # linear in the last of its a
 
 
 def _transpose(cts: Any, *leaves: Any, step: Step, jaxpr: Any) -> list[Any]:
-    operands, saved, d = jax.tree.unflatten(step.tree, leaves)
+    operands, hs, saved, d = jax.tree.unflatten(step.tree, leaves)
     outputs = jax.tree.structure((operands.state, operands.xs))
     cts = jax.tree.unflatten(outputs, [ad.instantiate_zeros(ct) for ct in cts])
     d_leaves = jax.tree.leaves(d, is_leaf=ad.is_undefined_primal)
-    transposed = jax.tree.leaves(backward(step.settings, operands, saved, cts))
+    transposed = jax.tree.leaves(backward(step.settings, operands, hs, saved, cts))
     linear = [
         ct if ad.is_undefined_primal(leaf) else None
         for leaf, ct in zip(d_leaves, transposed, strict=True)

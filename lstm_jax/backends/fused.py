@@ -24,7 +24,7 @@ from lstm_jax.notation import Hs, LSTMParams, LSTMState
 
 Outputs = tuple[LSTMState, Hs]
 Forward = Callable[[Settings, Operands], tuple[Outputs, Saved]]
-Tangent = Callable[[Settings, Operands, Saved, Operands], Outputs]
+Tangent = Callable[[Settings, Operands, jax.Array, Saved, Operands], Outputs]
 
 
 def why_not(settings: Settings, operands: Operands) -> str | None:
@@ -56,7 +56,7 @@ def differentiable(
     @run.defjvp
     def rule(primals: tuple[Operands], tangents: tuple[Operands]) -> tuple[Outputs, Outputs]:
         outputs, saved = forward(settings, primals[0])
-        return outputs, tangent(settings, primals[0], saved, tangents[0])
+        return outputs, tangent(settings, primals[0], outputs[1], saved, tangents[0])
 
     return run(operands)
 
@@ -72,7 +72,7 @@ def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
     dtype = operands.xs.dtype
 
     def save(prev: LSTMState, z: jax.Array) -> Saved:
-        return Saved(prev.C, prev.h, None if recompute else z.astype(dtype))
+        return Saved(prev.C, None if recompute else z.astype(dtype))
 
     return _loop(settings, operands, save)
 
@@ -96,14 +96,16 @@ def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> t
     return (state, hs), saved
 
 
-def tangent(settings: Settings, operands: Operands, saved: Saved, d: Operands) -> Outputs:
-    """Linear in ``d``, the tangents of the operands."""
+def tangent(
+    settings: Settings, operands: Operands, hs: jax.Array, saved: Saved, d: Operands
+) -> Outputs:
+    """Linear in ``d``, the tangents of the operands, at the point that ``forward`` went through."""
     spec, precision = settings.spec, settings.precision
     params, xs, _, _, begin, hold = operands
     gx, dgx = jax.jvp(partial(spec.project, precision=precision), (params, xs), (d.params, d.xs))
     # h dw_h for all steps at once. Transposed, it is the product that gives dw_h.
-    dz_of_weights = add(dgx, spec.recur(d.params, saved.h, precision))
-    z = add(gx, spec.recur(params, saved.h, precision)) if saved.z is None else saved.z
+    dz_of_weights = add(dgx, recur_all(settings, operands, hs, d.params))
+    z = add(gx, recur_all(settings, operands, hs, params)) if saved.z is None else saved.z
     weights, d_weights = pointwise_weights(params), pointwise_weights(d.params)
 
     @jax.checkpoint  # keep what is saved, not what follows from it
@@ -121,6 +123,30 @@ def tangent(settings: Settings, operands: Operands, saved: Saved, d: Operands) -
     inputs = (saved.C, z, dz_of_weights, begin, hold)
     d_state = vary_as(d.state, d.params, d.xs, d.reset_state, inputs)
     return jax.lax.scan(body, d_state, inputs, reverse=settings.reverse, unroll=settings.unroll)
+
+
+def recur_all(
+    settings: Settings, operands: Operands, hs: jax.Array, weights: LSTMParams
+) -> jax.Array:
+    """``spec.recur`` of the hidden state that each step read, for all steps at once.
+
+    Those states are ``hs``, one step late, but where a segment began or the state had been held; the
+    products are selected and not the states, so that ``hs`` is used where it lies.
+    """
+    recur = partial(settings.spec.recur, weights, precision=settings.precision)
+    _, _, state, reset_state, begin, hold = operands
+    T = hs.shape[0]
+    first, late = recur(state.h)[None], recur(hs)
+    if hold is not None:  # the output is 0 there, the state still the initial one
+        late = select(hold, jnp.broadcast_to(first, late.shape), late)
+    r = (
+        jnp.concatenate([late, first])[1:]
+        if settings.reverse
+        else jnp.concatenate([first, late])[:T]
+    )
+    if begin is None:
+        return r
+    return select(begin, jnp.broadcast_to(recur(reset_state.h)[None], r.shape), r)
 
 
 def pointwise_weights(params: LSTMParams) -> LSTMParams:

@@ -51,14 +51,12 @@ class Operands(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What the backward pass reads, each ``[T, *B, ...]``: 6 arrays of H, or 2.
+    """What the backward pass reads besides operands and outputs: 5 arrays of H, or 1.
 
     Attributes:
-      C: the cell state each step read.
-      h: the hidden state each step read.
-      z: the pre-activations, in the compute dtype; None to compute them again from h.
+      C: the cell state each step read, ``[T, *B, H]``.
+      z: the pre-activations ``[T, *B, GH]`` in the compute dtype; None to compute them again.
     """
 
     C: Any
-    h: jax.Array
     z: jax.Array | None
