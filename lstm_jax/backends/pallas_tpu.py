@@ -1,0 +1,382 @@
+"""A persistent kernel for TPU: the recurrent weights are read once a sequence and stay in VMEM.
+
+``lax.scan`` reads ``w_h`` from HBM in every step, because XLA keeps nothing in VMEM from one
+iteration to the next. Here the time loop is the last axis of a Pallas grid: the weights' block has
+a constant index, so it is fetched once (Diamos et al. 2016, Persistent RNNs: stashing recurrent
+weights on-chip), the state is carried in VMEM scratch, and only ``gx`` and the outputs stream.
+
+The kernels trace the cell's own ``spec.pointwise`` and its ``jax.vjp``, tile by tile: a new variant
+of the cell needs no new kernel. The weight gradients are products after the loop, in XLA.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from lstm_jax.backends import fused
+from lstm_jax.backends.fused import Outputs, pointwise_weights, recur_all
+from lstm_jax.backends.problem import Operands, Saved, Settings
+from lstm_jax.cell import LSTMSpec, add
+from lstm_jax.notation import LSTMParams, LSTMState
+
+MIB = 2**20
+VMEM = {"v4": 16, "v5e": 128, "v5p": 64, "v6e": 128, "v7x": 64}
+"""MiB of VMEM a core. On an unknown chip the smallest is assumed."""
+LANES, SUBLANES = 128, 16
+BEGIN, HOLD = 1, 2  # what a step's mask says; HOLD wins
+
+
+class Plan(NamedTuple):
+    """How the problem is cut: ``steps`` of time and ``rows`` of the batch a block."""
+
+    steps: int
+    rows: int
+
+
+def why_not(settings: Settings, operands: Operands, vmem: int | None = None) -> str | None:
+    """The reason the kernels cannot run this, with the numbers."""
+    spec, params, xs = settings.spec, operands.params, operands.xs
+    kind = type(spec)
+    if kind.recur is not LSTMSpec.recur or kind.emit is not LSTMSpec.emit:
+        return f"{kind.__name__} does not multiply h by w_h alone"
+    if operands.state.C is None or jax.tree.leaves(pointwise_weights(params)):
+        return f"the element-wise map of {kind.__name__} has weights, or no cell state"
+    if not all(isinstance(n, int) for n in xs.shape):
+        return f"the shape {xs.shape} is not known"
+    if xs.dtype not in (jnp.float32, jnp.bfloat16):
+        return f"{xs.dtype} inputs; it takes float32 and bfloat16"
+    if settings.precision not in (None, "default", "highest", *_PRECISIONS):
+        return f"precision {settings.precision}; it takes default and highest"
+    H, B = params.w_h.shape[0], math.prod(xs.shape[1:-1])
+    if H % LANES:
+        return f"H = {H} is not a multiple of {LANES}"
+    if 0 in xs.shape:
+        return f"the shape {xs.shape} is empty"
+    if _plan(operands, vmem or min(VMEM.values())) is None:
+        return (
+            f"H = {H}, B = {B}, {xs.dtype} needs {_bytes(operands, Plan(1, _rows(B)[-1])) / MIB:.0f} "
+            f"MiB of VMEM and the chip has {vmem or min(VMEM.values())}"
+        )
+    return None
+
+
+_PRECISIONS = (jax.lax.Precision.DEFAULT, jax.lax.Precision.HIGHEST)
+
+
+def _rows(B: int) -> list[int]:
+    """Sizes a block of the batch may have, best first: about 128 rows fill the matrix unit."""
+    divisors = [n for n in range(SUBLANES, min(B, 256) + 1, SUBLANES) if B % n == 0]
+    return sorted(divisors, key=lambda n: (abs(n - 128), n)) or [B]
+
+
+def _bytes(operands: Operands, plan: Plan) -> int:
+    """VMEM of the largest kernel: weights once, streamed blocks twice, a step's values."""
+    H = operands.params.w_h.shape[0]
+    width = operands.xs.dtype.itemsize
+    streams = plan.steps * plan.rows * H * (4 * width + 4 * width + 4 + width)
+    return 4 * H * H * width + 2 * streams + plan.rows * H * 4 * 16
+
+
+def _plan(operands: Operands, vmem: int) -> Plan | None:
+    """The largest blocks that fit; few enough unrolled products to compile in seconds."""
+    H, B = operands.params.w_h.shape[0], math.prod(operands.xs.shape[1:-1])
+    for rows in _rows(B):
+        for steps in (8, 4, 2, 1):
+            unrolled = steps * max(rows, 128) * H * H / (8 * 128 * 1024**2)
+            if steps > 1 and (unrolled > 1 or steps > operands.xs.shape[0]):
+                continue
+            plan = Plan(steps, rows)
+            if _bytes(operands, plan) <= 0.9 * vmem * MIB:
+                return plan
+    return None
+
+
+def unroll(settings: Settings, operands: Operands) -> Outputs:
+    """The recurrence, as :mod:`lstm_jax.backends` defines it."""
+    raise NotImplementedError
+
+
+def infer(settings: Settings, operands: Operands, **how: Any) -> Outputs:
+    """The loop alone."""
+    return _run_forward(settings, operands, save=False, **how)[0]
+
+
+def forward(settings: Settings, operands: Operands, **how: Any) -> tuple[Outputs, Saved]:
+    """The loop, and what each step read."""
+    return _run_forward(settings, operands, save=True, **how)
+
+
+def _run_forward(
+    settings: Settings, operands: Operands, save: bool, vmem: int = 128, interpret: Any = False
+) -> tuple[Outputs, Saved]:
+    params, xs, *_ = operands
+    gx = settings.spec.project(params, xs, settings.precision)
+    H, dtype = params.w_h.shape[0], xs.dtype
+    streams = {"gx": _rows_of(gx), "mask": _mask(operands)}
+    resident = {"w_h": params.w_h}
+    carried = _rows_of_state(operands.state)
+    reset = _rows_of_state(operands.reset_state)
+    out = {"hs": (H, dtype)}
+    if save:
+        out |= {"C": (H, carried.C.dtype)}
+        if settings.residuals == "save":
+            out |= {"z": (gx.shape[-1], dtype)}
+    step = partial(_forward_step, settings)
+    state, streamed = _time_loop(
+        step, settings.reverse, streams, resident, carried, reset, out, operands, vmem, interpret
+    )
+    batch = xs.shape[1:-1]
+    arrays = {name: a.reshape(a.shape[0], *batch, a.shape[-1]) for name, a in streamed.items()}
+    state = jax.tree.map(lambda a: a.reshape(*batch, a.shape[-1]), state)
+    return (state, arrays["hs"]), Saved(arrays.get("C"), arrays.get("z"))
+
+
+def _forward_step(
+    settings: Settings, blocks: dict[str, Any], w_h: Any, carried: LSTMState, reset: Any
+) -> tuple[LSTMState, dict[str, Any]]:
+    mask = blocks["mask"]
+    prev = carried if mask is None else _choose(mask == BEGIN, reset, carried)
+    r = jnp.dot(
+        prev.h, w_h[...], precision=settings.precision, preferred_element_type=jnp.float32
+    )
+    z = blocks["gx"].astype(jnp.float32) + r
+    C, h = settings.spec.pointwise(LSTMParams(None, None), prev.C, z)
+    state = LSTMState(C, h.astype(prev.h.dtype))
+    hs = state.h
+    if mask is not None:
+        hs = jnp.where(mask == HOLD, jnp.zeros_like(hs), hs)
+        state = _choose(mask == HOLD, carried, state)
+    return state, {"hs": hs, "C": prev.C, "z": z}
+
+
+def backward(
+    settings: Settings,
+    operands: Operands,
+    hs: jax.Array,
+    saved: Saved,
+    cts: Outputs,
+    vmem: int = 128,
+    interpret: Any = False,
+) -> Operands:
+    """From cotangents of the outputs to those of the operands."""
+    params, xs, state, reset_state, _, _ = operands
+    spec, precision = settings.spec, settings.precision
+    z = saved.z
+    if z is None:
+        z = add(spec.project(params, xs, precision), recur_all(settings, operands, hs, params))
+        z = z.astype(xs.dtype)
+    ct_state, ct_hs = cts
+    streams = {
+        "z": _rows_of(z),
+        "C": _rows_of(saved.C),
+        "ct_hs": _rows_of(ct_hs),
+        "mask": _mask(operands),
+    }
+    carried = _rows_of_state(ct_state)
+    carried = LSTMState(carried.C, carried.h.astype(jnp.float32))
+    out = {"dz": (z.shape[-1], xs.dtype)}
+    step = partial(_backward_step, settings)
+    reset = jax.tree.map(jnp.zeros_like, carried)  # its cotangent, summed over the steps that read it
+    (d_state, d_reset), streamed = _time_loop(
+        step, not settings.reverse, streams, {"w_h": params.w_h}, (carried, reset), None, out,
+        operands, vmem, interpret,
+    )  # fmt: skip
+    dz = streamed["dz"].reshape(z.shape)
+
+    def like(ct: LSTMState, state: LSTMState) -> LSTMState:
+        return jax.tree.map(lambda c, s: c.reshape(s.shape).astype(s.dtype), ct, state)
+
+    def products(weights: LSTMParams, xs: jax.Array) -> jax.Array:
+        z = spec.project(weights, xs, precision)
+        return z + recur_all(settings, operands, hs, weights).astype(z.dtype)
+
+    d_params, d_xs = jax.vjp(products, params, xs)[1](dz)
+    return Operands(d_params, d_xs, like(d_state, state), like(d_reset, reset_state))
+
+
+def _backward_step(
+    settings: Settings, blocks: dict[str, Any], w_h: Any, carried: Any, _: None
+) -> tuple[Any, dict[str, Any]]:
+    (ct, d_reset), mask = carried, blocks["mask"]
+    z, C = blocks["z"].astype(jnp.float32), blocks["C"]
+    zeros = jax.tree.map(jnp.zeros_like, ct)
+    d_state = LSTMState(ct.C, ct.h + blocks["ct_hs"].astype(jnp.float32))
+    if mask is not None:
+        d_state = _choose(mask == HOLD, zeros, d_state)
+    _, transpose = jax.vjp(partial(settings.spec.pointwise, LSTMParams(None, None)), C, z)
+    dC, dz = transpose((d_state.C, d_state.h))
+    dz = dz.astype(w_h.dtype)
+    dh = jax.lax.dot_general(
+        dz, w_h[...], (((1,), (1,)), ((), ())),
+        precision=settings.precision, preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    d_prev = LSTMState(dC, dh)
+    if mask is None:
+        return (d_prev, d_reset), {"dz": dz}
+    summed = jax.tree.map(jnp.add, d_reset, _choose(mask == BEGIN, d_prev, zeros))
+    d_prev = _choose(mask == BEGIN, zeros, d_prev)
+    return (_choose(mask == HOLD, ct, d_prev), summed), {"dz": dz}
+
+
+def _choose(flag: jax.Array, if_true: Any, if_false: Any) -> Any:
+    """Rows of ``[rows, H]`` by a flag ``[rows, 1]``."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(jnp.broadcast_to(flag, a.shape), a, b), if_true, if_false
+    )
+
+
+def _rows_of(a: jax.Array) -> jax.Array:
+    """``[T, *B, N]`` as ``[T, rows, N]``."""
+    return a.reshape(a.shape[0], -1, a.shape[-1])
+
+
+def _rows_of_state(state: LSTMState) -> LSTMState:
+    return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), state)
+
+
+def _mask(operands: Operands) -> jax.Array | None:
+    """``[T, rows, 1]``: what each step does with the state, BEGIN, HOLD or 0."""
+    begin, hold = operands.begin, operands.hold
+    if begin is None and hold is None:
+        return None
+    shape = operands.xs.shape[:-1]
+    mask = jnp.zeros(shape, jnp.int32)
+    if begin is not None:
+        mask = jnp.where(begin, BEGIN, mask)
+    if hold is not None:
+        mask = jnp.where(hold, HOLD, mask)
+    return mask.reshape(shape[0], -1, 1)
+
+
+def _time_loop(
+    step: Callable[..., Any],
+    reverse: bool,
+    streams: dict[str, Any],
+    resident: dict[str, jax.Array],
+    carried: Any,
+    reset: Any,
+    out: dict[str, tuple[int, Any]],
+    operands: Operands,
+    vmem: int,
+    interpret: Any,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """``step`` over time, in blocks; what does not fill a block goes in one of its own."""
+    plan = _plan(operands, vmem)
+    assert plan is not None  # why_not has said so before
+    T = operands.xs.shape[0]
+    whole = T // plan.steps * plan.steps
+    parts = [(0, whole, plan.steps), (whole, T, T - whole)]
+    done: list[dict[str, jax.Array]] = []
+    for start, stop, steps in reversed(parts) if reverse else parts:
+        if start == stop:
+            continue
+        part = {k: None if a is None else a[start:stop] for k, a in streams.items()}
+        carried, streamed = _call(
+            step, reverse, part, resident["w_h"], carried, reset, out,
+            plan._replace(steps=steps), vmem, interpret,
+        )  # fmt: skip
+        done.append(streamed)
+    if len(done) == 1:
+        return carried, done[0]
+    done = done[::-1] if reverse else done
+    return carried, jax.tree.map(lambda *a: jnp.concatenate(a), *done)
+
+
+def _call(
+    step: Callable[..., Any],
+    reverse: bool,
+    streams: dict[str, Any],
+    w_h: jax.Array,
+    carried: Any,
+    reset: Any,
+    out: dict[str, tuple[int, Any]],
+    plan: Plan,
+    vmem: int,
+    interpret: Any,
+) -> tuple[Any, dict[str, jax.Array]]:
+    """One ``pallas_call``: a grid over blocks of the batch, in parallel, and of time, in order."""
+    present = {k: a for k, a in streams.items() if a is not None}
+    T, B, _ = next(iter(present.values())).shape
+    blocks = T // plan.steps
+    state, tree = jax.tree.flatten(carried)
+    resets = jax.tree.leaves(reset)
+
+    def streamed(n: int) -> pl.BlockSpec:
+        def index(b: Any, t: Any) -> tuple[Any, ...]:
+            return (blocks - 1 - t if reverse else t), b, 0
+
+        return pl.BlockSpec((plan.steps, plan.rows, n), index)
+
+    def of_state(a: jax.Array) -> pl.BlockSpec:
+        return pl.BlockSpec((plan.rows, a.shape[-1]), lambda b, t: (b, 0))
+
+    def kernel(*refs: Any) -> None:
+        given = iter(refs)
+        inputs = {k: next(given) for k in present}
+        weights = next(given)
+        first, resets_ = _take(given, len(state)), _take(given, len(resets))
+        outputs = {k: next(given) for k in out}
+        last, scratch = _take(given, len(state)), _take(given, len(state))
+
+        @pl.when(pl.program_id(1) == 0)
+        def _() -> None:
+            for ref, value in zip(scratch, first, strict=True):
+                ref[...] = value[...]
+
+        for n in range(plan.steps):
+            t = plan.steps - 1 - n if reverse else n
+            at = {k: ref[t] for k, ref in inputs.items()} | dict.fromkeys(
+                k for k in streams if k not in present
+            )
+            now = jax.tree.unflatten(tree, [ref[...] for ref in scratch])
+            fresh = jax.tree.unflatten(tree, [ref[...] for ref in resets_]) if resets_ else None
+            then, written = step(at, weights, now, fresh)
+            for ref, value in zip(scratch, jax.tree.leaves(then), strict=True):
+                ref[...] = value.astype(ref.dtype)
+            for k, ref in outputs.items():
+                ref[t] = written[k].astype(ref.dtype)
+
+        @pl.when(pl.program_id(1) == blocks - 1)
+        def _() -> None:
+            for ref, value in zip(last, scratch, strict=True):
+                ref[...] = value[...]
+
+    whole = pl.BlockSpec(w_h.shape, lambda b, t: (0, 0), pipeline_mode=pl.Buffered(1))
+    results = pl.pallas_call(
+        kernel,
+        grid=(B // plan.rows, blocks),
+        in_specs=[
+            *(streamed(a.shape[-1]) for a in present.values()),
+            whole,
+            *(of_state(a) for a in (*state, *resets)),
+        ],
+        out_specs=[*(streamed(n) for n, _ in out.values()), *(of_state(a) for a in state)],
+        out_shape=[
+            *(_varying((T, B, n), dtype, w_h) for n, dtype in out.values()),
+            *(_varying(a.shape, a.dtype, w_h) for a in state),
+        ],
+        scratch_shapes=[pltpu.VMEM((plan.rows, a.shape[-1]), a.dtype) for a in state],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"),
+            vmem_limit_bytes=int(0.95 * vmem * MIB),
+        ),
+        interpret=interpret,
+        name="lstm_" + "_".join(out),
+    )(*present.values(), w_h, *state, *resets)
+    return jax.tree.unflatten(tree, results[len(out) :]), dict(zip(out, results, strict=False))
+
+
+def _take(given: Iterator[Any], n: int) -> list[Any]:
+    return [next(given) for _ in range(n)]
+
+
+def _varying(shape: tuple[int, ...], dtype: Any, like: jax.Array) -> jax.ShapeDtypeStruct:
+    """An output that varies over a ``shard_map`` as the operands do, which all vary alike."""
+    varying = jax.typeof(like).manual_axis_type
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=varying)
