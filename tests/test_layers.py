@@ -20,6 +20,7 @@ ROOMS = [  # from the ground up: each may import only from those before it
     "backends.scan",
     "backends.fused",
     "backends.auto",
+    "backends.cudnn",
     "backends",
     "remat",
     "sequence",

@@ -8,10 +8,10 @@
 
 from types import ModuleType
 
-from lstm_jax.backends import auto, fused, scan
+from lstm_jax.backends import auto, cudnn, fused, scan
 from lstm_jax.backends.problem import Operands, Settings
 
-BACKENDS: dict[str, ModuleType] = {"fused": fused, "scan": scan}
+BACKENDS: dict[str, ModuleType] = {"fused": fused, "scan": scan, "cudnn": cudnn}
 """Every backend that can be asked for by name."""
 
 

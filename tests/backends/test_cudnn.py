@@ -1,0 +1,112 @@
+"""What can be tested of the cuDNN backend without a GPU: all but cuDNN."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import rnn
+
+from lstm_jax import LSTMParams, LSTMSpec, lstm
+from lstm_jax.backends import cudnn
+from lstm_jax.backends.problem import Operands, Settings
+from lstm_jax.baselines import RNNSpec
+from tests.cases import assert_close, make_case
+
+
+def problem(case, params=None, **settings):
+    params = case.params[0] if params is None else params
+    prepared = LSTMSpec().prepare(params)
+    operands = Operands(prepared, jnp.asarray(case.xs), case.states[0], case.reset_states[0])
+    return Settings(LSTMSpec(), case.reverse, **settings), operands
+
+
+def as_documented(x, h_0, c_0, weights, seq_lengths, *, precision, **sizes):
+    """``jax.experimental.rnn.lstm`` with JAX's own unpacking and reference in place of cuDNN."""
+    assert precision in (jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST)
+    unpacked = rnn.unpack_lstm_weights(
+        weights, *(sizes[k] for k in ("input_size", "hidden_size", "num_layers", "bidirectional"))
+    )
+    return rnn.lstm_ref(x, h_0, c_0, *unpacked, seq_lengths, *sizes.values())
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_what_cudnn_is_given_means_the_same(monkeypatch, batch, reverse, use_bias):
+    monkeypatch.setattr(rnn, "lstm", as_documented)
+    case = make_case(2, T=6, batch=batch, I=4, H=3, lengths=False, resets=False, reverse=reverse)
+    params = case.params[0] if use_bias else case.params[0]._replace(bias=None)
+
+    def with_cudnn(params, xs, state):
+        settings, operands = problem(case, params)
+        return cudnn.unroll(settings, operands._replace(xs=xs, state=state))
+
+    def with_scan(params, xs, state):
+        return lstm(params, xs, state, reverse=reverse, backend="scan")
+
+    def loss(run, *arguments):
+        (C, h), hs = run(*arguments)
+        return (
+            (C**2).sum()
+            + jnp.sin(h).sum()
+            + (hs * jnp.cos(jnp.arange(hs.size)).reshape(hs.shape)).sum()
+        )
+
+    arguments = params, jnp.asarray(case.xs), case.states[0]
+    assert_close(with_cudnn(*arguments), with_scan(*arguments), atol=1e-6)
+    got, want = (
+        jax.grad(loss, argnums=(1, 2, 3))(run, *arguments) for run in (with_cudnn, with_scan)
+    )
+    assert_close(got, want, atol=1e-5)
+
+
+def test_the_flat_array_has_the_size_that_cudnn_expects():
+    params = LSTMParams(jnp.ones((3, 20)), jnp.ones((5, 20)), jnp.ones(20))
+    flat = cudnn.flat_weights(LSTMSpec(), params)
+    assert flat.shape == (rnn.get_num_params_in_lstm(3, 5, 1, False),)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tf32"),
+    [
+        (None, True),
+        ("default", True),
+        ("tensorfloat32", True),
+        ("highest", False),
+        ("float32", False),
+    ],
+)
+def test_tf32_follows_the_precision(precision, tf32):
+    assert rnn._lstm_cudnn_allow_tf32(cudnn._precision(precision)) == tf32
+    with jax.default_matmul_precision(precision):
+        assert rnn._lstm_cudnn_allow_tf32(cudnn._precision(None)) == tf32
+
+
+def test_it_says_what_it_cannot_do(monkeypatch):
+    settings, operands = problem(make_case())
+    assert (
+        cudnn.why_not(settings, operands)
+        == f"it needs an NVIDIA GPU, found {jax.default_backend()}"
+    )
+
+    monkeypatch.setattr(cudnn, "platform", lambda: "gpu")
+    assert cudnn.why_not(settings, operands) is None
+    flags = jnp.zeros(operands.xs.shape[:-1], bool)
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), operands)
+    refused = {
+        "resets": (settings, operands._replace(begin=flags)),
+        "length": (settings, operands._replace(hold=flags)),
+        "float32 only, got bfloat16": (settings, half),
+        "not 0": (settings, operands._replace(xs=operands.xs[:0])),
+        "recompute": (Settings(LSTMSpec(), residuals="recompute"), operands),
+        "got RNNSpec": (Settings(RNNSpec()), operands),
+    }
+    for reason, refusal in refused.items():
+        assert reason in cudnn.why_not(*refusal)
+
+
+def test_the_error_names_the_backend_and_the_reason():
+    case = make_case(lengths=False, resets=False)
+    if jax.default_backend() == "gpu":
+        pytest.skip("a GPU is there")
+    with pytest.raises(ValueError, match="'cudnn' cannot run this: it needs an NVIDIA GPU, found"):
+        lstm(case.params[0], case.xs, backend="cudnn")

@@ -1,0 +1,113 @@
+"""The benchmarks run, keep what they say, and refuse to time what computes another thing."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import growth, models, peers
+from lstm_jax import LSTMParams
+
+STRICT = False  # other libraries promote
+pytestmark = pytest.mark.filterwarnings("ignore")  # and warn, of their own code
+
+OPTIONAL = {"haiku": "haiku", "equinox": "equinox", "torch nn.LSTM": "torch"}
+TINY = ["--repeats", "1", "--gemm", "16", "--shapes", "5,2,3,4"]
+
+
+def test_peers_agree_and_every_row_is_kept(tmp_path, capsys):
+    peers.main([*TINY, "--json", str(tmp_path / "peers.json")])
+    record = json.loads((tmp_path / "peers.json").read_text())
+    (shape,) = record["shapes"]
+    assert shape["shape"] == {"T": 5, "B": 2, "I": 3, "H": 4}
+    ours = ["lstm_jax auto", "lstm_jax scan"]
+    assert set(shape["rows"]) == {*ours, *models.PEERS, "torch nn.LSTM"}
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines()[2:])) <= 120
+    for name, row in shape["rows"].items():
+        assert name in printed
+        if name in OPTIONAL and importlib.util.find_spec(OPTIONAL[name]) is None:
+            assert row == {"status": "not installed"}
+            continue
+        assert row["status"] == "ok"
+        assert row["error"] < peers.TOLERANCE["float32"]
+        for figures in (row["forward"], row["forward + backward"]):
+            assert len(figures["samples_ms"]) == 1
+            assert figures["min_ms"] > 0
+            assert figures["ratio"] > 0
+
+
+def swapped(params):
+    """Forget and output gate in each other's place."""
+
+    def swap(packed):
+        i, f, g, o = jnp.split(packed, 4, axis=-1)
+        return jnp.concatenate([i, o, g, f], axis=-1)
+
+    return LSTMParams(*map(swap, params))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        swapped,
+        lambda p: p._replace(bias=p.bias + 0.01),
+        lambda p: p._replace(w_h=p.w_h.at[0, 0].add(1)),
+    ],
+)
+def test_a_wrong_conversion_is_not_timed(monkeypatch, wrong):
+    linen = models.PEERS["flax.linen time-major"]
+
+    def build(problem):
+        model = linen(problem)
+        return model._replace(convert=lambda params: model.convert(wrong(params)))
+
+    monkeypatch.setattr(models, "PEERS", {"flax.linen time-major": build})
+    monkeypatch.setattr(peers, "interleaved", lambda *_: pytest.fail("timed"))
+    with pytest.raises(ValueError, match=r"flax.linen time-major differs from lstm_jax auto in"):
+        peers.main(TINY)
+
+
+def test_a_wrong_gradient_is_not_timed(monkeypatch):
+    """Right outputs, and yet no gradient for the recurrent weights."""
+    linen = models.PEERS["flax.linen time-major"]
+
+    def build(problem):
+        model = linen(problem)
+
+        def convert(params):
+            return model.convert(params._replace(w_h=jax.lax.stop_gradient(params.w_h)))
+
+        return model._replace(convert=convert)
+
+    monkeypatch.setattr(models, "PEERS", {"flax.linen time-major": build})
+    monkeypatch.setattr(peers, "interleaved", lambda *_: pytest.fail("timed"))
+    with pytest.raises(ValueError, match=r"differs from lstm_jax auto in w_h by 1\.0e"):
+        peers.main(TINY)
+
+
+def test_a_peer_that_breaks_or_is_missing_is_a_row(monkeypatch, capsys):
+    def missing(problem):
+        raise ImportError("no such library")
+
+    def broken(problem):
+        raise TypeError("changed\nits arguments")
+
+    monkeypatch.setattr(models, "PEERS", {"missing": missing, "broken": broken})
+    record = peers.main([*TINY, "--direction", "forward"])
+    rows = record["shapes"][0]["rows"]
+    assert rows["missing"] == {"status": "not installed"}
+    assert rows["broken"] == {"status": "failed: TypeError: changed"}
+    assert "forward + backward" not in rows["lstm_jax auto"]
+    assert "not installed" in capsys.readouterr().out
+
+
+def test_growth_keeps_and_plots_every_point(tmp_path):
+    growth.main(["--quick", "--repeats", "1", "--base", "4,2,2,4", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "growth.json").read_text())
+    got = {(p["axis"], p["size"], p["variant"]) for p in record["points"]}
+    sizes = [("T", 4), ("T", 8), ("B", 2), ("B", 4), ("H", 4), ("H", 8)]
+    assert got == {(*size, variant) for size in sizes for variant in growth.VARIANTS}
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
