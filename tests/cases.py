@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lstm_jax import LSTMParams, LSTMState, init_stack
 
-MAY_REFUSE = {"cudnn"}
+MAY_REFUSE = {"cudnn", "pallas_tpu"}
 """The backends that need not run every problem on every machine."""
 BATCHES = [(), (1,), (3,), (2, 3), (2, 1, 2)]
 

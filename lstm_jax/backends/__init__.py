@@ -8,10 +8,15 @@
 
 from types import ModuleType
 
-from lstm_jax.backends import auto, cudnn, fused, scan
+from lstm_jax.backends import cudnn, fused, lowering, pallas_tpu, scan
 from lstm_jax.backends.problem import Operands, Settings
 
-BACKENDS: dict[str, ModuleType] = {"fused": fused, "scan": scan, "cudnn": cudnn}
+BACKENDS: dict[str, ModuleType] = {
+    "fused": fused,
+    "scan": scan,
+    "pallas_tpu": pallas_tpu,
+    "cudnn": cudnn,
+}
 """Every backend that can be asked for by name."""
 
 
@@ -22,7 +27,7 @@ def choose(name: str, settings: Settings, operands: Operands) -> ModuleType:
       ValueError: if there is no such backend, or it cannot run the problem.
     """
     if name == "auto":
-        return auto if auto.why_not(settings, operands) is None else scan
+        return lowering if lowering.why_not(settings, operands) is None else scan
     if name not in BACKENDS:
         raise ValueError(
             f"expected backend to be one of {['auto', *BACKENDS]}, got {name!r}; "

@@ -10,6 +10,7 @@ of the cell needs no new kernel. The weight gradients are products after the loo
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,15 +20,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from lstm_jax.backends import fused
+from lstm_jax.backends import lowering
 from lstm_jax.backends.fused import Outputs, pointwise_weights, recur_all
 from lstm_jax.backends.problem import Operands, Saved, Settings
 from lstm_jax.cell import LSTMSpec, add
 from lstm_jax.notation import LSTMParams, LSTMState
 
 MIB = 2**20
-VMEM = {"v4": 16, "v5e": 128, "v5p": 64, "v6e": 128, "v7x": 64}
-"""MiB of VMEM a core. On an unknown chip the smallest is assumed."""
+VMEM = {"TPU v4": 16, "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128, "TPU7x": 64}
+"""MiB of VMEM a core, by ``device_kind``. On an unknown chip the smallest is assumed."""
 LANES, SUBLANES = 128, 16
 BEGIN, HOLD = 1, 2  # what a step's mask says; HOLD wins
 
@@ -39,8 +40,18 @@ class Plan(NamedTuple):
     rows: int
 
 
-def why_not(settings: Settings, operands: Operands, vmem: int | None = None) -> str | None:
-    """The reason the kernels cannot run this, with the numbers."""
+def vmem_of(device_kind: str | None) -> int:
+    """MiB of VMEM a core."""
+    return VMEM.get(device_kind or "", min(VMEM.values()))
+
+
+def why_not(
+    settings: Settings, operands: Operands, device_kind: str | None = "TPU v5 lite"
+) -> str | None:
+    """The reason the kernels cannot run this, with the numbers.
+
+    Asked before the chip is known, it answers for one with the most VMEM.
+    """
     spec, params, xs = settings.spec, operands.params, operands.xs
     kind = type(spec)
     if kind.recur is not LSTMSpec.recur or kind.emit is not LSTMSpec.emit:
@@ -58,10 +69,12 @@ def why_not(settings: Settings, operands: Operands, vmem: int | None = None) -> 
         return f"H = {H} is not a multiple of {LANES}"
     if 0 in xs.shape:
         return f"the shape {xs.shape} is empty"
-    if _plan(operands, vmem or min(VMEM.values())) is None:
+    vmem = vmem_of(device_kind)
+    if _plan(operands, vmem) is None:
+        need = min(_bytes(operands, Plan(1, rows)) for rows in _rows(B)) / MIB
         return (
-            f"H = {H}, B = {B}, {xs.dtype} needs {_bytes(operands, Plan(1, _rows(B)[-1])) / MIB:.0f} "
-            f"MiB of VMEM and the chip has {vmem or min(VMEM.values())}"
+            f"H = {H}, B = {B}, {xs.dtype} needs {need:.0f} MiB of VMEM, and "
+            f"{device_kind or 'an unknown chip'} has {vmem}"
         )
     return None
 
@@ -99,7 +112,7 @@ def _plan(operands: Operands, vmem: int) -> Plan | None:
 
 def unroll(settings: Settings, operands: Operands) -> Outputs:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
-    raise NotImplementedError
+    return lowering.unroll(settings, operands, required="pallas_tpu")
 
 
 def infer(settings: Settings, operands: Operands, **how: Any) -> Outputs:
@@ -113,7 +126,11 @@ def forward(settings: Settings, operands: Operands, **how: Any) -> tuple[Outputs
 
 
 def _run_forward(
-    settings: Settings, operands: Operands, save: bool, vmem: int = 128, interpret: Any = False
+    settings: Settings,
+    operands: Operands,
+    save: bool,
+    device_kind: str | None = None,
+    interpret: Any = False,
 ) -> tuple[Outputs, Saved]:
     params, xs, *_ = operands
     gx = settings.spec.project(params, xs, settings.precision)
@@ -129,7 +146,16 @@ def _run_forward(
             out |= {"z": (gx.shape[-1], dtype)}
     step = partial(_forward_step, settings)
     state, streamed = _time_loop(
-        step, settings.reverse, streams, resident, carried, reset, out, operands, vmem, interpret
+        step,
+        settings.reverse,
+        streams,
+        resident,
+        carried,
+        reset,
+        out,
+        operands,
+        vmem_of(device_kind),
+        interpret,
     )
     batch = xs.shape[1:-1]
     arrays = {name: a.reshape(a.shape[0], *batch, a.shape[-1]) for name, a in streamed.items()}
@@ -142,9 +168,7 @@ def _forward_step(
 ) -> tuple[LSTMState, dict[str, Any]]:
     mask = blocks["mask"]
     prev = carried if mask is None else _choose(mask == BEGIN, reset, carried)
-    r = jnp.dot(
-        prev.h, w_h[...], precision=settings.precision, preferred_element_type=jnp.float32
-    )
+    r = jnp.dot(prev.h, w_h[...], precision=settings.precision, preferred_element_type=jnp.float32)
     z = blocks["gx"].astype(jnp.float32) + r
     C, h = settings.spec.pointwise(LSTMParams(None, None), prev.C, z)
     state = LSTMState(C, h.astype(prev.h.dtype))
@@ -161,7 +185,7 @@ def backward(
     hs: jax.Array,
     saved: Saved,
     cts: Outputs,
-    vmem: int = 128,
+    device_kind: str | None = None,
     interpret: Any = False,
 ) -> Operands:
     """From cotangents of the outputs to those of the operands."""
@@ -182,10 +206,12 @@ def backward(
     carried = LSTMState(carried.C, carried.h.astype(jnp.float32))
     out = {"dz": (z.shape[-1], xs.dtype)}
     step = partial(_backward_step, settings)
-    reset = jax.tree.map(jnp.zeros_like, carried)  # its cotangent, summed over the steps that read it
+    reset = jax.tree.map(
+        jnp.zeros_like, carried
+    )  # its cotangent, summed over the steps that read it
     (d_state, d_reset), streamed = _time_loop(
         step, not settings.reverse, streams, {"w_h": params.w_h}, (carried, reset), None, out,
-        operands, vmem, interpret,
+        operands, vmem_of(device_kind), interpret,
     )  # fmt: skip
     dz = streamed["dz"].reshape(z.shape)
 
@@ -380,3 +406,6 @@ def _varying(shape: tuple[int, ...], dtype: Any, like: jax.Array) -> jax.ShapeDt
     """An output that varies over a ``shard_map`` as the operands do, which all vary alike."""
     varying = jax.typeof(like).manual_axis_type
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=varying)
+
+
+lowering.register("tpu", "pallas_tpu", sys.modules[__name__])

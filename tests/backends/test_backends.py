@@ -36,7 +36,7 @@ class Projected(LSTMSpec):
 
 def test_auto_takes_what_can_run_and_a_name_says_why_it_cannot():
     settings, operands = problem(make_case())
-    assert choose("auto", settings, operands) is backends.auto
+    assert choose("auto", settings, operands) is backends.lowering
     unusual = replace(settings, spec=Projected())
     assert choose("auto", unusual, operands) is backends.scan
     with pytest.raises(

@@ -1,12 +1,14 @@
-"""The rule of :mod:`~lstm_jax.backends.fused` with each platform's own kernels in it.
+"""The rule of :mod:`~lstm_jax.backends.fused` with each platform's own kernels in it: ``auto``.
 
 Which kernel runs is decided when the program is lowered, where platform and devices are known: the
 steps of the rule are primitives whose XLA form (a jaxpr they carry) is what every transform, every
 export and every partitioned program sees, and whose lowering rules put a kernel in its place.
 """
 
+import logging
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,14 +23,23 @@ from lstm_jax.notation import Hs, LSTMState
 Outputs = tuple[LSTMState, Hs]
 
 why_not = fused.why_not
+log = logging.getLogger("lstm_jax")
 
 
 class Step(NamedTuple):
-    """One function of the rule: its name, what static arguments it has, and its arguments' tree."""
+    """One function of the rule.
+
+    Attributes:
+      name: infer, forward, tangent or backward.
+      settings: its static argument.
+      tree: of its other arguments.
+      required: the backend that was asked for by name, which must run it; None is any.
+    """
 
     name: str
     settings: Settings
     tree: Any
+    required: str | None
 
     def bound(self, function: Callable[..., Any]) -> Callable[..., list[jax.Array]]:
         """``function`` as one of flat arrays."""
@@ -39,37 +50,48 @@ class Step(NamedTuple):
         return flat
 
 
-def unroll(settings: Settings, operands: Operands) -> Outputs:
+def unroll(settings: Settings, operands: Operands, required: str | None = None) -> Outputs:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
     operands = vary_alike(
         operands
     )  # so that cotangents do, which a kernel does not sum over devices
-    return fused.differentiable(settings, operands, infer, forward, tangent)
+    steps = (partial(step, required) for step in (infer, forward, tangent))
+    return fused.differentiable(settings, operands, *steps)
 
 
-def infer(settings: Settings, operands: Operands) -> Outputs:
+def infer(required: str | None, settings: Settings, operands: Operands) -> Outputs:
     """:func:`lstm_jax.backends.fused.infer`."""
-    return _bind(kernel_p, "infer", fused.infer, settings, operands)
+    return _bind(kernel_p, "infer", required, fused.infer, settings, operands)
 
 
-def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
+def forward(required: str | None, settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
     """:func:`lstm_jax.backends.fused.forward`."""
-    return _bind(kernel_p, "forward", fused.forward, settings, operands)
+    return _bind(kernel_p, "forward", required, fused.forward, settings, operands)
 
 
 def tangent(
-    settings: Settings, operands: Operands, hs: jax.Array, saved: Saved, d: Operands
+    required: str | None,
+    settings: Settings,
+    operands: Operands,
+    hs: jax.Array,
+    saved: Saved,
+    d: Operands,
 ) -> Outputs:
     """:func:`lstm_jax.backends.fused.tangent`."""
     d = d._replace(begin=None, hold=None)
-    return _bind(tangent_p, "tangent", fused.tangent, settings, operands, hs, saved, d)
+    return _bind(tangent_p, "tangent", required, fused.tangent, settings, operands, hs, saved, d)
 
 
 def backward(
-    settings: Settings, operands: Operands, hs: jax.Array, saved: Saved, cts: Outputs
+    required: str | None,
+    settings: Settings,
+    operands: Operands,
+    hs: jax.Array,
+    saved: Saved,
+    cts: Outputs,
 ) -> Operands:
     """The transpose of :func:`tangent`: from cotangents of the outputs to those of the operands."""
-    return _bind(kernel_p, "backward", _transposed, settings, operands, hs, saved, cts)
+    return _bind(kernel_p, "backward", required, _transposed, settings, operands, hs, saved, cts)
 
 
 def _transposed(
@@ -81,10 +103,15 @@ def _transposed(
 
 
 def _bind(
-    primitive: Primitive, name: str, function: Callable[..., Any], settings: Settings, *trees: Any
+    primitive: Primitive,
+    name: str,
+    required: str | None,
+    function: Callable[..., Any],
+    settings: Settings,
+    *trees: Any,
 ) -> Any:
     leaves, tree = jax.tree.flatten(trees)
-    step = Step(name, settings, tree)
+    step = Step(name, settings, tree, required)
     jaxpr, out = jax.make_jaxpr(partial(function, settings), return_shape=True)(*trees)
     return jax.tree.unflatten(
         jax.tree.structure(out), primitive.bind(*leaves, step=step, jaxpr=jaxpr)
@@ -111,7 +138,14 @@ def _primitive(name: str) -> Primitive:
     primitive.def_abstract_eval(lambda *avals, step, jaxpr: jaxpr.out_avals)
     ad.primitive_jvps[primitive] = jvp
     batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=True))
+
+    def lower(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
+        if step.required and primitive is kernel_p:
+            platforms = ctx.module_context.platforms
+            raise ValueError(_refusal(step, f"it has no kernel for {' and '.join(platforms)}"))
+        return mlir.lower_fun(run, multiple_results=True)(ctx, *leaves, step=step, jaxpr=jaxpr)
+
+    mlir.register_lowering(primitive, lower)
     return primitive
 
 
@@ -124,7 +158,7 @@ def _transpose(cts: Any, *leaves: Any, step: Step, jaxpr: Any) -> list[Any]:
     outputs = jax.tree.structure((operands.state, operands.xs))
     cts = jax.tree.unflatten(outputs, [ad.instantiate_zeros(ct) for ct in cts])
     d_leaves = jax.tree.leaves(d, is_leaf=ad.is_undefined_primal)
-    transposed = jax.tree.leaves(backward(step.settings, operands, hs, saved, cts))
+    transposed = jax.tree.leaves(backward(step.required, step.settings, operands, hs, saved, cts))
     linear = [
         ct if ad.is_undefined_primal(leaf) else None
         for leaf, ct in zip(d_leaves, transposed, strict=True)
@@ -135,30 +169,58 @@ def _transpose(cts: Any, *leaves: Any, step: Step, jaxpr: Any) -> list[Any]:
 ad.primitive_transposes[tangent_p] = _transpose
 
 
-def register(platform: str, kernels: Any) -> None:
+def register(platform: str, name: str, kernels: ModuleType) -> None:
     """Lets ``kernels``, a module with infer, forward and backward, serve ``platform``.
 
-    Its ``fits(step, avals)`` says None, or why the XLA form must run.
+    Its ``why_not(settings, operands, device_kind)`` says None, or why the XLA form must run.
     """
 
     def lower(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
-        reason = _partitioned(ctx) or kernels.unfit(ctx, step, ctx.avals_in)
-        function = (
-            step.bound(getattr(kernels, step.name)) if reason is None else jaxpr_as_fun(jaxpr)
-        )
+        operands, *_ = jax.tree.unflatten(step.tree, ctx.avals_in)
+        kind = _device_kind(ctx)
+        reason = _partitioned(ctx) or kernels.why_not(step.settings, operands, kind)
+        if reason is None:
+            function = step.bound(partial(getattr(kernels, step.name), device_kind=kind))
+        elif step.required == name:
+            raise ValueError(_refusal(step, reason))
+        else:
+            _log_once(name, reason)
+            function = jaxpr_as_fun(jaxpr)
         return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves)
 
     mlir.register_lowering(kernel_p, lower, platform=platform)
 
 
+def _refusal(step: Step, reason: str) -> str:
+    return f'backend {step.required!r} cannot run this: {reason}. Use backend="auto".'
+
+
+@lru_cache
+def _log_once(name: str, reason: str) -> None:
+    log.warning("%s does not run: %s; the XLA backend 'fused' does.", name, reason)
+
+
 def _partitioned(ctx: Any) -> str | None:
     """XLA's partitioner would split the operation, and kernels cannot be split."""
     context = ctx.module_context.axis_context
-    if hasattr(context, "num_devices"):
-        n = context.num_devices
-        return None if n == 1 else f"{n} devices share it; run it inside jax.shard_map"
     if hasattr(context, "manual_axes"):
         auto = [a for a in context.mesh.axis_names if a not in context.manual_axes]
-        n = context.mesh.size
-        return None if not auto or n == 1 else f"the mesh axes {auto} are not manual"
+        alone = not auto or context.mesh.size == 1
+        return None if alone else f"the mesh axes {auto} are not manual"
+    devices = getattr(context, "num_devices", 1)
+    return None if devices == 1 else f"{devices} devices share it, outside jax.shard_map"
+
+
+def _device_kind(ctx: Any) -> str | None:
+    """What the program is compiled for, if that is known."""
+    context = ctx.module_context.axis_context
+    devices = getattr(context, "device_assignment", None)
+    if devices:
+        return devices[0].device_kind
+    mesh = getattr(context, "mesh", None) or getattr(context, "abstract_mesh", None)
+    described = getattr(mesh, "abstract_device", None)
+    if described is not None:
+        return described.device_kind
+    if mesh is not None and getattr(mesh, "devices", None) is not None and mesh.devices.size:
+        return mesh.devices.flat[0].device_kind
     return None
