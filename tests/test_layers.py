@@ -20,6 +20,7 @@ ROOMS = [  # from the ground up: each may import only from those before it
     "backends.scan",
     "backends.fused",
     "backends.lowering",
+    "backends.columns",
     "backends.pallas_tpu",
     "backends.cudnn",
     "backends",

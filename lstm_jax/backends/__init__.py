@@ -8,12 +8,13 @@
 
 from types import ModuleType
 
-from lstm_jax.backends import cudnn, fused, lowering, pallas_tpu, scan
+from lstm_jax.backends import columns, cudnn, fused, lowering, pallas_tpu, scan
 from lstm_jax.backends.problem import Operands, Settings
 
 BACKENDS: dict[str, ModuleType] = {
     "fused": fused,
     "scan": scan,
+    "columns": columns,
     "pallas_tpu": pallas_tpu,
     "cudnn": cudnn,
 }

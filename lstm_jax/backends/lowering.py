@@ -172,20 +172,21 @@ ad.primitive_transposes[tangent_p] = _transpose
 def register(platform: str, name: str, kernels: ModuleType) -> None:
     """Lets ``kernels``, a module with infer, forward and backward, serve ``platform``.
 
-    Its ``why_not(settings, operands, device_kind)`` says None, or why the XLA form must run.
+    Its ``why_not(settings, operands, device_kind)`` says None, or why the XLA form must run; its
+    ``pays(step, operands)`` whether it is faster than that.
     """
 
     def lower(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
         operands, *_ = jax.tree.unflatten(step.tree, ctx.avals_in)
         kind = _device_kind(ctx)
         reason = _partitioned(ctx) or kernels.why_not(step.settings, operands, kind)
-        if reason is None:
+        function = jaxpr_as_fun(jaxpr)
+        if reason is None and (step.required == name or kernels.pays(step.name, operands)):
             function = step.bound(partial(getattr(kernels, step.name), device_kind=kind))
-        elif step.required == name:
-            raise ValueError(_refusal(step, reason))
-        else:
+        elif step.required:
+            raise ValueError(_refusal(step, reason or f"{platform} has its own, {name!r}"))
+        elif platform == "tpu":  # elsewhere much less is lost
             _log_once(name, reason)
-            function = jaxpr_as_fun(jaxpr)
         return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves)
 
     mlir.register_lowering(kernel_p, lower, platform=platform)
@@ -196,7 +197,7 @@ def _refusal(step: Step, reason: str) -> str:
 
 
 @lru_cache
-def _log_once(name: str, reason: str) -> None:
+def _log_once(name: str, reason: str | None) -> None:
     log.warning("%s does not run: %s; the XLA backend 'fused' does.", name, reason)
 
 

@@ -1,0 +1,311 @@
+"""The recurrence laid out for CPUs: the state lies in columns, with a backward pass of its own.
+
+What each choice is for, on XLA:CPU:
+
+- A matrix product packs its right operand on every call. In the time loop the weights are therefore
+  the left one: ``z = w_hᵀ h`` with h as ``[H, B]``, transposed once, outside.
+- Element-wise maths runs on vectors ``[H·B]``, in loops that vectorize. The packed gates of all
+  rows, ``[4·H·B]``, split into four as ``[4H]`` does, so ``spec.pointwise`` serves as it is.
+- x is projected in the loop, and the backward pass hands ``dz`` to the products of the weights in
+  blocks of steps: a fresh ``[T, B, 4H]`` costs more in page faults than a large product saves.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lstm_jax.backends import lowering
+from lstm_jax.backends.fused import Outputs, pointwise_weights
+from lstm_jax.backends.problem import Operands, Saved, Settings
+from lstm_jax.cell import LSTMSpec
+from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
+
+COLUMNS = 1024
+"""About how many columns, steps times rows, one product of the backward pass takes."""
+
+
+def pays(step: str, operands: Operands) -> bool:
+    """Whether the batch is large enough for this to be faster than rows, as measured.
+
+    With few rows a row of weights, packed or not, is used too seldom for the layout to matter, and
+    transposing the weights does not pay: up to 2.7× slower at B = 1. The loop alone needs more.
+    """
+    C = operands.state.C
+    rows = C.size // C.shape[-1]
+    return rows >= 32 or C.size >= 8192 if step == "infer" else rows >= 8
+
+
+def why_not(settings: Settings, operands: Operands, device_kind: str | None = None) -> str | None:
+    """Cells with the LSTM's own products and state, of known shape."""
+    spec, own = type(settings.spec), LSTMSpec
+    if (spec.project, spec.recur, spec.emit) != (own.project, own.recur, own.emit):
+        return f"{spec.__name__} has products of its own"
+    if jax.tree.leaves(pointwise_weights(operands.params)):
+        return f"the element-wise map of {spec.__name__} reads weights"
+    C, h = operands.state
+    if C is None or C.shape != h.shape:
+        return f"{spec.__name__} has a cell state of another shape than h"
+    if not all(isinstance(n, int) for n in operands.xs.shape):
+        return "the shape is not known"
+    if 0 in h.shape:
+        return "there are no rows"
+    return None
+
+
+def unroll(settings: Settings, operands: Operands) -> Outputs:
+    """The recurrence, as :mod:`lstm_jax.backends` defines it."""
+    return lowering.unroll(settings, operands, required="columns")
+
+
+def infer(settings: Settings, operands: Operands, device_kind: str | None = None) -> Outputs:
+    """The loop alone."""
+    return _loop(settings, operands, save=lambda C, z: None)[0]
+
+
+def forward(
+    settings: Settings, operands: Operands, device_kind: str | None = None
+) -> tuple[Outputs, Saved]:
+    """The loop, and what each step read.
+
+    Handed over in rows, as every platform does; XLA drops the two transposes where :func:`backward` is
+    part of the same program.
+    """
+    recompute, dtype = settings.residuals == "recompute", operands.xs.dtype
+    rows = operands.state.h.size // operands.state.h.shape[-1]
+
+    def save(C: jax.Array, z: jax.Array) -> Saved:
+        return Saved(_rows(C, rows), None if recompute else _rows(z.astype(dtype), rows))
+
+    outputs, saved = _loop(settings, operands, save)
+    T, *batch, _ = operands.xs.shape
+    return outputs, jax.tree.map(lambda a: a.reshape(T, *batch, a.shape[-1]), saved)
+
+
+def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> tuple[Outputs, Any]:
+    shape = operands.state.h.shape
+    params, xs, state, reset_state, begin, hold = _one_batch_axis(operands)
+    rows, dtype = xs.shape[1], xs.dtype
+    weights, project_and_recur = pointwise_weights(params), _product(settings, params)
+    reset_state = jax.tree.map(_columns, reset_state)
+
+    def body(carried: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, Any]]:
+        x, begin, hold = inputs
+        prev = _select(begin, reset_state, carried)
+        z = project_and_recur(x, prev.h.reshape(-1, rows))
+        C, h = settings.spec.pointwise(weights, prev.C, z)
+        h = h.astype(dtype)
+        state = _select(hold, carried, LSTMState(C, h))
+        out = _select(hold, jnp.zeros_like(h), h)
+        return state, (_rows(out, rows), save(prev.C, z))
+
+    state, (hs, saved) = jax.lax.scan(
+        body,
+        jax.tree.map(_columns, state),
+        (xs, begin, hold),
+        reverse=settings.reverse,
+        unroll=settings.unroll,
+    )
+    final = jax.tree.map(lambda a: _rows(a, rows).reshape(shape), state)
+    return (final, hs.reshape(-1, *shape)), saved
+
+
+def backward(
+    settings: Settings,
+    operands: Operands,
+    hs: jax.Array,
+    saved: Saved,
+    cts: Outputs,
+    device_kind: str | None = None,
+) -> Operands:
+    """From the cotangents of the outputs to those of the operands.
+
+    Two loops: over blocks of steps from the last to the first, and over the steps of a block,
+    which leave their ``dz`` to the block's products.
+    """
+    shape, (T, *_) = operands.state.h.shape, operands.xs.shape
+    params, xs, state, reset_state, begin, hold = _one_batch_axis(operands)
+    rows, (H, G) = xs.shape[1], params.w_h.shape
+    wide = saved.C.dtype
+    C_read, z_saved = jax.tree.map(lambda a: _all_columns(a, rows), saved)
+    h_left = hs.reshape(T, rows, H)
+    if hold is not None:  # the output is 0 there, the state still the initial one
+        h_left = jnp.where(hold[..., None], state.h[None], h_left)
+    ct_state, ct_hs = cts[0], cts[1].reshape(T, rows, H)
+    ct_state = jax.tree.map(lambda a: _columns(a.reshape(rows, H)).astype(wide), ct_state)
+    zero = jax.tree.map(jnp.zeros_like, ct_state)
+    w_x, w_h = params.w_x.astype(wide), params.w_h.astype(wide)
+    weights, project_and_recur = pointwise_weights(params), _product(settings, params)
+    dot = partial(_dot, precision=settings.precision)
+    k, blocks = block_sizes(T, rows)
+
+    def time(s: jax.Array) -> jax.Array:
+        return T - 1 - s if settings.reverse else s
+
+    def ct_out(s: jax.Array) -> jax.Array:
+        """``[H·B]``: of the output of step s, before the first step 0."""
+        t = time(jnp.maximum(s, 0))
+        ct = _columns(_at(ct_hs, t).astype(wide))
+        ct = _select(_at(hold, t), jnp.zeros_like(ct), ct)
+        return jnp.where(s < 0, jnp.zeros_like(ct), ct)
+
+    def h_read(t: jax.Array, n: int) -> jax.Array:
+        """``[n, B, H]``: the hidden states that the steps from time t on read."""
+        left = jax.lax.dynamic_slice_in_dim(h_left, t, n)
+        before = t + n if settings.reverse else t - 1
+        h = _at(h_left, jnp.clip(before, 0, T - 1))
+        h = jnp.where((before < 0) | (before >= T), state.h, h)[None]
+        h = jnp.concatenate([left[1:], h] if settings.reverse else [h, left[:-1]])
+        if begin is None:
+            return h
+        starts = jax.lax.dynamic_slice_in_dim(begin, t, n)[..., None]
+        return jnp.where(starts, jnp.broadcast_to(reset_state.h, h.shape), h)
+
+    def z_read(t: jax.Array) -> jax.Array:
+        if z_saved is not None:
+            return _at(z_saved, t).astype(wide)
+        return project_and_recur(_at(xs, t), h_read(t, 1)[0].T)
+
+    def step(s: jax.Array, t: jax.Array, d: LSTMState, d_reset: LSTMState) -> Any:
+        """``d`` is the cotangent of the state after step s, its output's included."""
+        held = _at(hold, t)
+        begins = _at(begin, t)
+        _, pull = jax.vjp(partial(settings.spec.pointwise, weights), _at(C_read, t), z_read(t))
+        dC, dz = pull(tuple(_select(held, zero, d)))
+        dz = dz.reshape(G, rows)
+        d_prev = LSTMState(dC, dot(w_h, dz).reshape(-1))
+        if begin is not None:
+            d_reset = jax.tree.map(jnp.add, d_reset, _select(begins, d_prev, zero))
+        d_prev = _select(begins, zero, d_prev)
+        d_prev = _select(held, d, d_prev)
+        return LSTMState(d_prev.C, d_prev.h + ct_out(s - 1)), d_reset, dz
+
+    def block(j: jax.Array, carried: Any) -> Any:
+        d, d_reset, d_params, d_xs, dz = carried
+        first, end = j * k, jnp.minimum((j + 1) * k, T)
+        # The last block is the first to run. If it is shorter, it finds zeros in the rest of dz.
+        start = jnp.minimum(first, T - k)
+        t0 = T - k - start if settings.reverse else start
+
+        def body(u: jax.Array, carried: Any) -> Any:
+            d, d_reset, dz = carried
+            s = end - 1 - u
+            t = time(s)
+            d, d_reset, dz_t = step(s, t, d, d_reset)
+            return d, d_reset, jax.lax.dynamic_update_slice_in_dim(dz, dz_t[:, None], t - t0, 1)
+
+        d, d_reset, dz = jax.lax.fori_loop(0, end - first, body, (d, d_reset, dz))
+        flat = dz.reshape(G, -1)
+        x = jax.lax.dynamic_slice_in_dim(xs, t0, k).astype(wide).reshape(-1, xs.shape[-1])
+        h = h_read(t0, k).astype(wide).reshape(-1, H)
+        d_params = LSTMParams(
+            w_x=d_params.w_x + dot(flat, x),
+            w_h=d_params.w_h + dot(flat, h),
+            bias=None if params.bias is None else d_params.bias + flat.sum(1),
+        )
+        dx = dot(w_x, flat).astype(xs.dtype).reshape(-1, k, rows).transpose(1, 2, 0)
+        d_xs = jax.lax.dynamic_update_slice_in_dim(d_xs, dx, t0, 0)
+        return d, d_reset, d_params, d_xs, dz
+
+    d = LSTMState(ct_state.C, ct_state.h + ct_out(jnp.int32(T - 1))) if T else ct_state
+    sums = jax.tree.map(lambda p: jnp.zeros(p.T.shape, wide), params)
+    carried = (d, zero, sums, jnp.zeros_like(xs), jnp.zeros((G, k, rows), wide))
+    if T:
+        carried = jax.lax.fori_loop(0, blocks, lambda i, c: block(blocks - 1 - i, c), carried)
+    d, d_reset, sums, d_xs, _ = carried
+
+    def as_rows(d: jax.Array, like: jax.Array) -> jax.Array:
+        return _rows(d, rows).reshape(shape).astype(like.dtype)
+
+    return Operands(
+        jax.tree.map(lambda d, p: d.T.astype(p.dtype), sums, params),
+        d_xs.reshape(operands.xs.shape),
+        jax.tree.map(as_rows, d, operands.state),
+        jax.tree.map(as_rows, d_reset, operands.reset_state),
+    )
+
+
+def block_sizes(steps: int, rows: int) -> tuple[int, int]:
+    """Steps a block, and how many blocks: about :data:`COLUMNS` columns each, the last the shortest.
+
+    >>> block_sizes(128, 32), block_sizes(100, 16), block_sizes(1, 4), block_sizes(0, 4)
+    ((32, 4), (50, 2), (1, 1), (1, 0))
+    """
+    blocks = max(1, round(steps * rows / COLUMNS))
+    k = max(1, -(-steps // blocks))
+    return k, -(-steps // k)
+
+
+def _one_batch_axis(operands: Operands) -> Operands:
+    """``*B`` as one axis."""
+    params, xs, state, reset_state, begin, hold = operands
+    T, *batch, I = xs.shape
+    rows = 1
+    for n in batch:
+        rows *= n
+    return Operands(
+        params,
+        xs.reshape(T, rows, I),
+        *jax.tree.map(lambda a: a.reshape(rows, -1), (state, reset_state)),
+        *jax.tree.map(lambda a: a.reshape(T, rows), (begin, hold)),
+    )
+
+
+def _product(settings: Settings, params: LSTMParams) -> Callable[..., jax.Array]:
+    """``(x [B, I], h [H, B]) -> [4H·B]``, the pre-activations in columns, in at least float32."""
+    wide = at_least_float32(params.w_h.dtype)
+    w_x, w_h = params.w_x.T.astype(wide), params.w_h.T.astype(wide)
+    dot = partial(_dot, precision=settings.precision)
+
+    def product(x: jax.Array, h: jax.Array) -> jax.Array:
+        z = dot(w_x, x.astype(wide), contract=(1, 1)) + dot(w_h, h.astype(wide))
+        if params.bias is not None:
+            z = z + jnp.broadcast_to(params.bias.astype(wide)[:, None], z.shape)
+        return z.reshape(-1)
+
+    return product
+
+
+def _dot(a: jax.Array, b: jax.Array, precision: Any, contract: tuple[int, int] = (1, 0)) -> Any:
+    """A product of two matrices over the axes ``contract``."""
+    numbers = ((contract[:1], contract[1:]), ((), ()))
+    return jax.lax.dot_general(a, b, numbers, precision=precision)
+
+
+def _columns(a: jax.Array) -> jax.Array:
+    """``[B, H] -> [H·B]``."""
+    return a.T.reshape(-1)
+
+
+def _all_columns(a: jax.Array, rows: int) -> jax.Array:
+    """``[T, *B, N] -> [T, N·B]``."""
+    T, N = a.shape[0], a.shape[-1]
+    return a.reshape(T, rows, N).transpose(0, 2, 1).reshape(T, N * rows)
+
+
+def _rows(a: jax.Array, rows: int) -> jax.Array:
+    """``[H·B] -> [B, H]``."""
+    return a.reshape(-1, rows).T
+
+
+def _select(flag: jax.Array | None, if_true: Any, if_false: Any) -> Any:
+    """``where`` over arrays ``[H·B]`` with ``flag [B]``. None is False."""
+    if flag is None:
+        return if_false
+
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        H = a.size // max(flag.size, 1)
+        return jnp.where(jnp.broadcast_to(flag, (H, flag.size)).reshape(-1), a, b)
+
+    return jax.tree.map(choose, if_true, if_false)
+
+
+def _at(a: Any, t: jax.Array) -> Any:
+    """The entry of step t; None has none."""
+    return None if a is None else jax.lax.dynamic_index_in_dim(a, t, 0, keepdims=False)
+
+
+lowering.register("cpu", "columns", sys.modules[__name__])

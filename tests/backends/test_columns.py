@@ -1,0 +1,100 @@
+"""What is the column layout's own: blocks of steps, batch axes made one, what it declines."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lstm_jax import LSTMSpec, lstm
+from lstm_jax.backends import columns, fused
+from lstm_jax.backends.problem import Operands, Settings
+from tests.backends.test_agreement import arguments, assert_relative, loss_and_outputs
+from tests.cases import make_case
+
+
+def gradient(case, backend, **keywords):
+    def loss(*operands):
+        return loss_and_outputs(*operands, case=case, backend=backend, **keywords)[0]
+
+    return jax.grad(loss, argnums=(0, 1, 2, 3))(*arguments(case))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("columns_a_block", [1, 6, 9, 1000])  # of 3 rows: 1, 2, 3 and all 7 steps
+@pytest.mark.parametrize("residuals", ["save", "recompute"])
+def test_the_size_of_a_block_changes_nothing(monkeypatch, columns_a_block, reverse, residuals):
+    case = make_case(1, T=7, batch=(3,), reverse=reverse)
+    want = gradient(case, "scan")
+    monkeypatch.setattr(columns, "COLUMNS", columns_a_block)
+    jax.clear_caches()
+    assert_relative(gradient(case, "columns", residuals=residuals), want, 1e-5)
+
+
+@pytest.mark.parametrize("T", [0, 1, 2, 127])
+@pytest.mark.parametrize("rows", [1, 32, 5000])
+def test_the_blocks_cover_every_step_once(T, rows):
+    k, blocks = columns.block_sizes(T, rows)
+    assert 1 <= k <= max(T, 1)
+    assert (blocks - 1) * k < max(T, 1)
+    assert blocks * k >= T
+
+
+@pytest.mark.parametrize("T", [0, 1, 4])
+@pytest.mark.parametrize("batch", [(), (2, 1, 3)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_any_batch_axes_and_few_steps(T, batch, reverse):
+    case = make_case(2, T=T, batch=batch, reverse=reverse)
+    assert_relative(gradient(case, "columns"), gradient(case, "scan"), 1e-5)
+
+
+def test_no_bias():
+    case = make_case(5)
+    params = case.params[0]._replace(bias=None)
+
+    def loss(params, backend):
+        return (lstm(params, case.xs, backend=backend)[1] ** 2).sum()
+
+    got, want = (jax.grad(loss)(params, b) for b in ("columns", "scan"))
+    assert got.bias is None
+    assert_relative(got, want, 1e-5)
+
+
+@pytest.mark.parametrize("residuals", ["save", "recompute"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_is_kept(residuals, dtype):
+    case = make_case(T=5, batch=(2, 3), H=4, dtype=dtype, lengths=False, resets=False)
+    operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.reset_states[0])
+    settings = Settings(LSTMSpec(), residuals=residuals)
+    _, saved = jax.eval_shape(lambda o: columns.forward(settings, o), operands)
+    _, want = jax.eval_shape(lambda o: fused.forward(settings, o), operands)
+    assert saved == want
+    assert (saved.C.shape, saved.C.dtype) == ((5, 2, 3, 4), jnp.float32)
+    if residuals == "recompute":
+        assert saved.z is None
+    else:
+        assert (saved.z.shape, saved.z.dtype) == ((5, 2, 3, 16), dtype)
+
+
+class Emits(LSTMSpec):
+    def emit(self, params, m, precision=None):
+        return 2 * m
+
+
+def test_it_says_what_it_declines():
+    case = make_case()
+    operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.states[0])
+    assert columns.why_not(Settings(LSTMSpec()), operands) is None
+    assert "products of its own" in columns.why_not(Settings(Emits()), operands)
+    no_rows = operands._replace(
+        state=case.states[0]._replace(C=jnp.ones((0, 3)), h=jnp.ones((0, 3)))
+    )
+    assert "no rows" in columns.why_not(Settings(LSTMSpec()), no_rows)
+    no_C = operands._replace(state=case.states[0]._replace(C=None))
+    assert "cell state" in columns.why_not(Settings(LSTMSpec()), no_C)
+
+
+@pytest.mark.parametrize(("batch", "pays"), [((), False), ((7,), False), ((2, 4), True)])
+def test_it_pays_from_eight_rows_on(batch, pays):
+    case = make_case(batch=batch)
+    operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.states[0])
+    assert columns.pays("backward", operands) == pays
+    assert not columns.pays("infer", operands)
