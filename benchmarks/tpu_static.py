@@ -16,6 +16,7 @@ above 100 % would be an error of measurement, and exits 1.
 """
 
 import argparse
+import glob
 import json
 import os
 import subprocess
@@ -148,10 +149,13 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
         def pointwise(self, params, C, z):
             return C, jnp.max(jnp.stack(jnp.split(z, 4, axis=-1)), axis=0)
 
-    reason = pallas_tpu.why_not(*_problem(mesh, STEPS, B, H, LSTMSpec())[:2], chip.device_kind)
+    problem = _problem(mesh, STEPS, B, H, LSTMSpec())
+    reason = pallas_tpu.why_not(*problem[:2], chip.device_kind)
     if reason is not None:
         yield {"backend": "pallas_tpu", "pass": "all", "refused": reason}
         return
+    plan = pallas_tpu._plan(problem[1], pallas_tpu.vmem_of(chip.device_kind))
+    assert STEPS % plan.steps == 0
     H_bytes = B * H * 2
     passes = {  # kernel's name, bytes a step
         "infer": ("lstm_hs", 5 * H_bytes),
@@ -169,12 +173,10 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
             def run(*given, function=function, settings=settings):
                 return function(settings, *given, device_kind=chip.device_kind)
 
-            if kind == "backward" and isinstance(spec, Twin):
-                run = _twin_of_backward(run)
             start = time.time()
-            compiled = jax.jit(run).lower(*given).compile()
+            jax.jit(run).lower(*given).compile()
             seconds[type(spec)] = time.time() - start
-            bundles[type(spec)] = _bundles_of_kernel(kernel, compiled.as_text()) / STEPS
+            bundles[type(spec)] = _bundles(kernel, outermost=STEPS // plan.steps) / STEPS
         mine, twin = bundles[LSTMSpec], bundles[Twin]
         streams = bytes_a_step / chip.gbs / 1e3
         us = max(mine / chip.ghz / 1e3, streams)
@@ -190,6 +192,113 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
         }
 
 
+def _loops(chip: Chip, mesh, B: int, H: int):
+    """Rows of the XLA backends: what stands in the body of their while loops."""
+    import jax
+    import jax.numpy as jnp
+
+    from lstm_jax import LSTMSpec
+    from lstm_jax.backends import fused, scan
+
+    _, operands, _, _ = _problem(mesh, STEPS_XLA, B, H, LSTMSpec())
+    for backend in (scan, fused):
+        settings = _problem(mesh, STEPS_XLA, B, H, LSTMSpec())[0]
+
+        def loss(operands, backend=backend, settings=settings):
+            state, hs = backend.unroll(settings, operands)
+            return (hs.astype(jnp.float32) ** 2).sum() + state.C.sum()
+
+        def infer(operands, backend=backend, settings=settings):
+            return backend.unroll(settings, operands)
+
+        for kind, function in (("infer", infer), ("both", jax.grad(loss))):
+            start = time.time()
+            text = jax.jit(function).lower(operands).compile().as_text()
+            seconds = time.time() - start
+            bodies = re.findall(r"body=%?([\w.-]+)", text)
+            costs = [_cost_of_body(text, body, chip) for body in bodies]
+            yield {
+                "backend": backend.__name__.split(".")[-1],
+                "pass": kind,
+                "bundles": round(sum(c[0] for c in costs)),
+                "bytes": sum(c[1] for c in costs),
+                "us": sum(c[2] for c in costs),
+                "compile_s": seconds,
+            }
+
+
+def _cost_of_body(text: str, body: str, chip: Chip) -> tuple[float, int, float]:
+    """Bundles, HBM bytes and least microseconds of one iteration: its operations in a row."""
+    lines = text[text.index(f"\n%{body} (") :].split("\n}\n")[0].splitlines()
+    shapes = {}
+    bundles, moved, us = 0.0, 0, 0.0
+    for line in lines:
+        match = re.match(r"\s*(?:ROOT )?%([\w.-]+) = (.*?) ([\w-]+)\((.*)", line)
+        if not match:
+            continue
+        name, result, operation, rest = match.groups()
+        shapes[name] = result
+        if operation in ("parameter", "get-tuple-element", "tuple", "constant", "bitcast"):
+            continue
+        read = [shapes.get(n, "") for n in re.findall(r"%([\w.-]+)", rest.split("), ")[0])]
+        here = sum(_hbm_bytes(shape) for shape in (result, *read))
+        issued = _bundles(name, outermost=1, missing=0)
+        bundles, moved = bundles + issued, moved + here
+        us += max(issued / chip.ghz, here / chip.gbs) / 1e3
+    return bundles, moved, us
+
+
+def _hbm_bytes(shapes: str) -> int:
+    """Of arrays that are not in VMEM, ``S(1)``; of those with a time axis one step."""
+    total = 0
+    for kind, dims, layout in re.findall(r"(\w+)\[([\d,]*)\]\{([^}]*)\}", shapes):
+        sizes = [int(n) for n in dims.split(",") if n]
+        if "S(" in layout or len(sizes) < 2:
+            continue
+        width = int(re.sub(r"\D", "", kind) or 8) // 8
+        count = 1
+        for n in sizes[1:] if sizes[0] == STEPS_XLA else sizes:
+            count *= n
+        total += width * count
+    return total
+
+
+def _bundles(name: str, outermost: int, missing: int | None = None) -> float:
+    """Bundles that the operation ``name`` issues, each loop's weighted by its trip count.
+
+    The schedule marks how deep in loops a bundle stands, and the test a loop is left by. ``outermost``
+    is the trip count of a kernel's grid, which the compiler keeps in a register.
+    """
+    files = glob.glob(os.path.join(os.environ["DUMP"], f"*-{name}-*-final_bundles.txt"))
+    files += glob.glob(os.path.join(os.environ["DUMP"], f"*-{name}.[0-9]*-final_bundles.txt"))
+    files = [file for file in files if "schedule-analysis" not in file]
+    if not files:
+        if missing is None:
+            raise RuntimeError(f"the compiler wrote no schedule of {name}")
+        return missing
+    trips, counts = [1], [0.0]
+    with open(max(files, key=os.path.getmtime)) as file:
+        for line in file:
+            bundle = re.match(r"\s*0x[0-9a-f]+\s*(?:[A-Z]{2})?\s*:\s*((?:> ?)*)\{", line)
+            if not bundle:
+                continue
+            depth = bundle[1].count(">")
+            while depth < len(counts) - 1:
+                inner, times = counts.pop(), trips.pop()
+                counts[-1] += inner * times
+            while depth > len(counts) - 1:
+                counts.append(0.0)
+                trips.append(outermost if len(counts) == 2 and outermost > 1 else 1)
+            counts[-1] += 1
+            test = re.search(r"%s\w+, (\d+) /\* loop exit test", line)
+            if test and depth and not (depth == 1 and outermost > 1):
+                trips[-1] = int(test[1])
+    while len(counts) > 1:
+        inner, times = counts.pop(), trips.pop()
+        counts[-1] += inner * times
+    return counts[0]
+
+
 def _print(rows: list[dict]) -> None:
     print("chip   B     H  backend     pass       bundles   HBM kB       us   twin  share  compile")
     for row in rows:
@@ -202,3 +311,7 @@ def _print(rows: list[dict]) -> None:
             f"{head} {row['bundles']:8,} {row['bytes'] / 1e3:8,.0f} {row['us']:8.2f} {twin} {share} "
             f"{row['compile_s']:6.1f} s"
         )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
