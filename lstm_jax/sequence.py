@@ -5,6 +5,7 @@ from functools import partial
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from lstm_jax.backends import choose
@@ -158,6 +159,7 @@ def _lstm(
 ) -> tuple[LSTMState, Hs]:
     """``lstm`` on checked arguments; jitted, so that it compiles once a shape when called bare."""
     params = cast(params, dtype)
+    params = params._replace(w_h=gathered(params.w_h))
     zero = zero_state(spec, params.w_h.shape[0], xs, dtype)
     reset_state = zero if reset_state is None else broadcast(reset_state, zero)
     state = reset_state if state is None else broadcast(state, zero)
@@ -190,6 +192,18 @@ def _lstm(
     if resets is not None and reverse:
         final_state = select(last, reset_state, final_state)
     return final_state, hs
+
+
+def gathered(w_h: jax.Array) -> jax.Array:
+    """``w_h``, whole on every device before the loop starts.
+
+    Where XLA's partitioner may choose (all axes Auto), it would otherwise communicate in every step
+    for weights that are sharded over the axis of the batch (FSDP).
+    """
+    mesh = jax.typeof(w_h).sharding.mesh
+    if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto:
+        return w_h
+    return jax.lax.with_sharding_constraint(w_h, NamedSharding(mesh, PartitionSpec()))
 
 
 def padding(lengths: jax.Array, xs: jax.Array) -> jax.Array:

@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax import LSTMState, lstm
+from lstm_jax import LSTMParams, LSTMState, lstm
 from tests.cases import assert_close, make_case
+from tests.hlo import collectives, collectives_in_loops
 
 KINDS = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 BOTH = pytest.mark.parametrize("reverse", [False, True])
@@ -146,6 +147,40 @@ def test_no_collective_under_data_parallelism():
     text = jax.jit(lambda a: run(**a)).lower(sharded).compile().as_text()
     assert "num_partitions=8" in text
     assert not [op for op in ("all-reduce", "all-gather", "permute", "all-to-all") if op in text]
+
+
+@pytest.mark.parametrize("spec", [P("data", None), P(None, "data")])
+def test_weights_sharded_over_the_batch_axis_are_gathered_before_the_loop(spec):
+    """FSDP: communication in every step would cost T times as much."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    case = make_case(T=4, batch=(16,), I=16, H=16, lengths=False, resets=False)
+    params = case.params[0]
+    placed = jax.tree.map(
+        lambda a, s: jax.device_put(a, NamedSharding(mesh, s)),
+        (params, jnp.asarray(case.xs)),
+        (LSTMParams(spec, spec, P()), P(None, "data")),
+    )
+
+    def loss(params, xs):
+        return (lstm(params, xs)[1] ** 2).sum()
+
+    for function in (lstm, jax.grad(loss, argnums=(0, 1))):
+        compiled = jax.jit(function).lower(*placed).compile()
+        assert collectives(compiled.as_text())
+        assert collectives_in_loops(compiled.as_text()) == []
+        assert_close(compiled(*placed), function(params, jnp.asarray(case.xs)), atol=2e-5)
+    with jax.disable_jit():
+        assert_close(lstm(*placed), lstm(params, case.xs), atol=1e-6)
+
+
+def test_the_members_of_an_ensemble_stay_where_they_are():
+    mesh = jax.make_mesh((8,), ("member",), axis_types=(AxisType.Auto,))
+    case = make_case(T=4, lengths=False, resets=False)
+    args = jax.tree.map(lambda a: jnp.stack([a] * 8), (case.params[0], jnp.asarray(case.xs)))
+    args = jax.device_put(args, NamedSharding(mesh, P("member")))
+    text = jax.jit(jax.vmap(lstm)).lower(*args).compile().as_text()
+    assert "num_partitions=8" in text
+    assert collectives(text) == []
 
 
 def test_rows_do_not_see_each_other():

@@ -1,0 +1,192 @@
+"""The TPU kernels in Pallas's interpreter, which finds races and reads of unwritten memory."""
+
+from functools import partial
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from lstm_jax import LSTMSpec, LSTMState, backends, init_lstm, lstm
+from lstm_jax.backends import fused, pallas_tpu
+from lstm_jax.backends.problem import Operands, Settings
+from lstm_jax.baselines import RNNSpec, init_rnn
+from lstm_jax.carry import select
+from tests.backends.test_agreement import arguments, assert_relative, loss_and_outputs, want
+from tests.cases import make_case
+
+CHECKED = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}
+H = 128
+
+
+@pytest.fixture(autouse=True)
+def no_race(capfd):
+    yield
+    assert "RACE" not in capfd.readouterr().out.upper()
+
+
+def run(function, *args):
+    """A function of the kernels, interpreted."""
+    return jax.jit(partial(function, interpret=CHECKED), static_argnums=0)(*args)
+
+
+def problem(T=11, batch=(16,), dtype=jnp.float32, masks="none", I=8, spec=LSTMSpec(), **settings):
+    keys = iter(jax.random.split(jax.random.key(0), 9))
+
+    def normal(*shape, dtype=dtype):
+        return jax.random.normal(next(keys), shape, dtype)
+
+    def state():
+        return LSTMState(normal(*batch, H, dtype=jnp.float32), normal(*batch, H))
+
+    params = spec.prepare(init_lstm(next(keys), I, H, param_dtype=dtype))
+    begin = normal(T, *batch) > 0.7 if masks in ("begin", "both") else None
+    hold = None
+    if masks in ("hold", "both"):  # not only at the end: the contract lets any step hold
+        lengths = jax.random.randint(next(keys), batch, 0, T + 2)
+        hold = jnp.arange(T).reshape(-1, *[1] * len(batch)) >= lengths[None]
+        hold = hold.at[1 % T].set(True)
+    operands = Operands(params, normal(T, *batch, I), state(), state(), begin, hold)
+    return Settings(spec, precision="highest", **settings), operands
+
+
+CASES = {
+    "plain": {},
+    "begin, reverse, recompute": {"masks": "begin", "reverse": True, "residuals": "recompute"},
+    "hold, reverse": {"masks": "hold", "reverse": True},
+    "both, time blocks": {"T": 19, "masks": "both"},
+    "both, time blocks, reverse": {"T": 19, "masks": "both", "reverse": True},
+    "both, bfloat16": {"masks": "both", "dtype": jnp.bfloat16},
+    "plain, reverse, recompute, bfloat16": {
+        "reverse": True,
+        "residuals": "recompute",
+        "dtype": jnp.bfloat16,
+    },
+    "both, recompute, batch blocks": {
+        "T": 2,
+        "batch": (288,),
+        "masks": "both",
+        "residuals": "recompute",
+    },
+    "both, reverse, batch axes": {"T": 5, "batch": (2, 3), "masks": "both", "reverse": True},
+    "begin, one step, no batch axis": {"T": 1, "batch": (), "masks": "begin"},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernels_agree_with_the_xla_form(name):
+    settings, operands = problem(**CASES[name])
+    dtype = operands.xs.dtype.type
+    outputs, saved = run(pallas_tpu.forward, settings, operands)
+    (state, hs), saved_want = jax.jit(fused.forward, static_argnums=0)(settings, operands)
+    assert_relative(outputs, (state, hs), TOLERANCE[dtype])
+    read = [select(operands.hold, jnp.zeros_like(a), a) for a in saved if a is not None]
+    read_want = [select(operands.hold, jnp.zeros_like(a), a) for a in saved_want if a is not None]
+    assert_relative(read, read_want, TOLERANCE[dtype])  # what a held step saves is never read
+
+    cts = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size)).reshape(a.shape), (state, hs))
+    cts = jax.tree.map(lambda c, a: c.astype(a.dtype), cts, (state, hs))
+    d = operands._replace(begin=None, hold=None)
+    tangent = partial(fused.tangent, settings, operands, hs, saved_want)
+    (ct_want,) = jax.jit(lambda cts: jax.linear_transpose(tangent, d)(cts))(cts)
+    ct = run(pallas_tpu.backward, settings, operands, hs, saved_want, cts)
+    assert jax.tree.structure(ct) == jax.tree.structure(ct_want)
+    assert jax.tree.map(lambda a: a.dtype, ct) == jax.tree.map(lambda a: a.dtype, ct_want)
+    assert_relative(ct, ct_want, TOLERANCE[dtype])
+
+
+def test_without_a_gradient_nothing_else_changes():
+    settings, operands = problem(masks="both")
+    outputs = run(pallas_tpu.infer, settings, operands)
+    assert_relative(outputs, run(pallas_tpu.forward, settings, operands)[0], 0)
+
+
+def interpreted():
+    """A backend of the kernels alone, interpreted."""
+
+    def unroll(settings, operands):
+        @jax.custom_vjp
+        def kernel(operands):
+            return pallas_tpu.infer(settings, operands, interpret=CHECKED)
+
+        def forward(operands):
+            outputs, saved = pallas_tpu.forward(settings, operands, interpret=CHECKED)
+            return outputs, (operands, outputs[1], saved)
+
+        def backward(residuals, cts):
+            return (pallas_tpu.backward(settings, *residuals, cts, interpret=CHECKED),)
+
+        kernel.defvjp(forward, backward)
+        return kernel(operands)
+
+    backend = ModuleType("interpreted")
+    backend.why_not, backend.unroll = lambda settings, operands: None, unroll
+    return backend
+
+
+@pytest.mark.parametrize(("dtype", "reverse"), [(jnp.float32, False), (jnp.bfloat16, True)])
+def test_the_kernels_agree_with_float64(monkeypatch, dtype, reverse):
+    monkeypatch.setitem(backends.BACKENDS, "interpreted", interpreted())
+    case = make_case(3, T=11, batch=(16,), I=7, H=H, dtype=dtype, reverse=reverse)
+    # make_case's weights would saturate every gate of 128 units.
+    params = jax.tree.map(lambda p: (p / 8).astype(dtype), case.params[0])
+    case.params = (params,)
+    function = partial(loss_and_outputs, case=case, backend="interpreted", precision="highest")
+    (_, got), gradient = jax.value_and_grad(function, argnums=(0, 1, 2, 3), has_aux=True)(
+        *arguments(case)
+    )
+    outputs_want, gradient_want = want(case)
+    assert_relative(got, outputs_want, TOLERANCE[dtype])
+    # The bias's sums values of either sign: in bfloat16 every backend is off by 3e-2 here.
+    assert_relative(gradient, gradient_want, TOLERANCE[dtype] * (2 if dtype == jnp.bfloat16 else 1))
+
+
+def shapes(H=128, B=32, T=4, dtype=jnp.float32, spec=LSTMSpec(), init=init_lstm):
+    """A problem that is shapes and dtypes alone."""
+    params = jax.eval_shape(
+        lambda: spec.prepare(init(jax.random.key(0), 8, H, param_dtype=dtype)),
+    )
+    state = spec.state_types(H, (B,), dtype)
+    return Settings(spec), Operands(params, jax.ShapeDtypeStruct((T, B, 8), dtype), state, state)
+
+
+def test_it_can_run_what_fits():
+    assert pallas_tpu.why_not(*shapes()) is None
+    assert pallas_tpu.why_not(*shapes(H=2048)) is None
+    assert pallas_tpu.why_not(*shapes(H=1024, dtype=jnp.bfloat16), "TPU v4") is None
+    assert pallas_tpu.why_not(*shapes(), None) is None
+
+
+def test_it_says_with_numbers_what_it_cannot_do():
+    T, B = jax.export.symbolic_shape("T, B")
+    refused = {
+        "H = 100 is not a multiple of 128": shapes(H=100),
+        "the shape (0, 32, 8) is empty": shapes(T=0),
+        "the shape (T, B, 8) is not known": shapes(T=T, B=B),
+        "float16 inputs; it takes float32 and bfloat16": shapes(dtype=jnp.float16),
+        "RNNSpec": shapes(spec=RNNSpec(), init=init_rnn),
+    }
+    for reason, case in refused.items():
+        assert reason in pallas_tpu.why_not(*case)
+    high = Settings(LSTMSpec(), precision="high"), shapes()[1]
+    assert pallas_tpu.why_not(*high) == "precision high; it takes default and highest"
+
+
+def test_it_says_how_much_memory_is_missing():
+    reason = pallas_tpu.why_not(*shapes(H=2048), "TPU v4")
+    assert reason.startswith("H = 2048, B = 32, float32 needs 68 ")  # 64 MiB are the weights
+    assert reason.endswith("MiB of VMEM, and TPU v4 has 16")
+    assert "an unknown chip has 16" in pallas_tpu.why_not(*shapes(H=2048), None)
+
+
+@pytest.mark.parametrize(
+    ("H", "missing"), [(128, "it has no kernel for cpu"), (100, "H = 100 is not a multiple of 128")]
+)
+def test_asked_for_by_name_without_a_tpu_it_says_what_is_missing(H, missing):
+    if jax.default_backend() == "tpu":
+        pytest.skip("a TPU is there")
+    params, xs = init_lstm(jax.random.key(0), 8, H), jnp.ones((4, 16, 8))
+    with pytest.raises(ValueError, match=rf"'pallas_tpu' cannot run this: {missing}. Use backend"):
+        lstm(params, xs, backend="pallas_tpu")

@@ -1,0 +1,74 @@
+"""What is compiled for TPUs, ahead of time and without one: the compiler is enough."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu, TPU's compiler, is not installed"
+)
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+FORWARD_AND_GRADIENT = pytest.mark.parametrize("name", ["forward", "gradient"])
+
+
+@pytest.fixture(scope="module")
+def programs():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.tpu_programs"],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_one_chip_runs_the_kernel_and_no_loop_of_xla(programs):
+    forward, gradient = programs["one chip, forward"], programs["one chip, gradient"]
+    assert (forward["kernels"], forward["loops"]) == (1, 0)
+    assert (gradient["kernels"], gradient["loops"]) == (2, 0)
+
+
+@FORWARD_AND_GRADIENT
+def test_a_partitioned_batch_runs_xla_without_communication_in_its_loops(programs, name):
+    program = programs[f"jit, {name}"]
+    assert program["kernels"] == 0
+    assert program["loops"]
+    assert program["in_loops"] == []
+
+
+@FORWARD_AND_GRADIENT
+def test_shard_map_runs_the_kernel_on_every_chip(programs, name):
+    kernels = {"forward": 1, "gradient": 2}[name]
+    assert programs[f"shard_map, {name}"]["kernels"] == kernels
+
+
+@FORWARD_AND_GRADIENT
+def test_explicit_axes_compile_without_communication_in_their_loops(programs, name):
+    assert programs[f"explicit, {name}"]["in_loops"] == []
+
+
+@FORWARD_AND_GRADIENT
+def test_vmap_over_layers_compiles(programs, name):
+    assert programs[f"vmap, {name}"]["collectives"] == 0
+
+
+@FORWARD_AND_GRADIENT
+def test_weights_sharded_over_the_batch_axis_are_gathered_before_the_loop(programs, name):
+    program = programs[f"fsdp, {name}"]
+    assert program["collectives"]
+    assert program["loops"]
+    assert program["in_loops"] == []
