@@ -55,8 +55,13 @@ def unroll(settings: Settings, operands: Operands, required: str | None = None) 
     operands = vary_alike(
         operands
     )  # so that cotangents do, which a kernel does not sum over devices
-    steps = (partial(step, required) for step in (infer, forward, tangent))
-    return fused.differentiable(settings, operands, *steps)
+    return fused.differentiable(
+        settings,
+        operands,
+        partial(infer, required),
+        partial(forward, required),
+        partial(tangent, required),
+    )
 
 
 def infer(required: str | None, settings: Settings, operands: Operands) -> Outputs:

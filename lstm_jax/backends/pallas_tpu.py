@@ -30,6 +30,7 @@ MIB = 2**20
 VMEM = {"TPU v4": 16, "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128, "TPU7x": 64}
 """MiB of VMEM a core, by ``device_kind``. On an unknown chip the smallest is assumed."""
 LANES, SUBLANES = 128, 16
+NO_WEIGHTS = LSTMParams(None, None)  # type: ignore[arg-type]  # why_not has seen that it needs none
 BEGIN, HOLD = 1, 2  # what a step's mask says; HOLD wins
 
 
@@ -175,7 +176,7 @@ def _forward_step(
     prev = carried if mask is None else _choose(mask == BEGIN, reset, carried)
     r = jnp.dot(prev.h, w_h[...], precision=settings.precision, preferred_element_type=jnp.float32)
     z = blocks["gx"].astype(jnp.float32) + r
-    C, h = settings.spec.pointwise(LSTMParams(None, None), prev.C, z)
+    C, h = settings.spec.pointwise(NO_WEIGHTS, prev.C, z)
     state = LSTMState(C, h.astype(prev.h.dtype))
     hs = state.h
     if mask is not None:
@@ -240,7 +241,11 @@ def _backward_step(
     d_state = LSTMState(ct.C, ct.h + blocks["ct_hs"].astype(jnp.float32))
     if mask is not None:
         d_state = _choose(mask == HOLD, zeros, d_state)
-    _, transpose = jax.vjp(partial(settings.spec.pointwise, LSTMParams(None, None)), C, z)
+
+    def pointwise(C: jax.Array, z: jax.Array) -> Any:
+        return settings.spec.pointwise(NO_WEIGHTS, C, z)
+
+    _, transpose = jax.vjp(pointwise, C, z)
     dC, dz = transpose((d_state.C, d_state.h))
     dz = dz.astype(w_h.dtype)
     dh = jax.lax.dot_general(
