@@ -107,7 +107,7 @@ def _plan(operands: Operands, vmem: int) -> Plan | None:
     H, B = operands.params.w_h.shape[0], math.prod(operands.xs.shape[1:-1])
     for rows in _rows(B):
         for steps in (8, 4, 2, 1):
-            unrolled = steps * max(rows, 128) * H * H / (8 * 128 * 1024**2)
+            unrolled = steps * max(rows, 128) * H * H / (4 * 128 * 1024**2)
             if steps > 1 and (unrolled > 1 or steps > operands.xs.shape[0]):
                 continue
             plan = Plan(steps, rows)
@@ -216,7 +216,7 @@ def backward(
         jnp.zeros_like, carried
     )  # its cotangent, summed over the steps that read it
     (d_state, d_reset), streamed = _time_loop(
-        step, not settings.reverse, streams, {"w_h": params.w_h}, (carried, reset), None, out,
+        step, not settings.reverse, streams, {"w_h": params.w_h.T}, (carried, reset), None, out,
         operands, vmem_of(device_kind), interpret,
     )  # fmt: skip
     dz = streamed["dz"].reshape(z.shape)
@@ -229,11 +229,12 @@ def backward(
         return z + recur_all(settings, operands, hs, weights).astype(z.dtype)
 
     d_params, d_xs = jax.vjp(products, params, xs)[1](dz)
+    d_reset = zeros if d_reset is None else d_reset
     return Operands(d_params, d_xs, like(d_state, state), like(d_reset, reset_state))
 
 
 def _backward_step(
-    settings: Settings, blocks: dict[str, Any], w_h: Any, carried: Any, _: None
+    settings: Settings, blocks: dict[str, Any], w_hT: Any, carried: Any, _: None
 ) -> tuple[Any, dict[str, Any]]:
     (ct, d_reset), mask = carried, blocks["mask"]
     z, C = blocks["z"].astype(jnp.float32), blocks["C"]
@@ -247,11 +248,8 @@ def _backward_step(
 
     _, transpose = jax.vjp(pointwise, C, z)
     dC, dz = transpose((d_state.C, d_state.h))
-    dz = dz.astype(w_h.dtype)
-    dh = jax.lax.dot_general(
-        dz, w_h[...], (((1,), (1,)), ((), ())),
-        precision=settings.precision, preferred_element_type=jnp.float32,
-    )  # fmt: skip
+    dz = dz.astype(w_hT.dtype)
+    dh = jnp.dot(dz, w_hT[...], precision=settings.precision, preferred_element_type=jnp.float32)
     d_prev = LSTMState(dC, dh)
     if mask is None:
         return (d_prev, d_reset), {"dz": dz}
