@@ -212,9 +212,9 @@ def backward(
     carried = LSTMState(carried.C, carried.h.astype(jnp.float32))
     out = {"dz": (z.shape[-1], xs.dtype)}
     step = partial(_backward_step, settings)
-    reset = jax.tree.map(
-        jnp.zeros_like, carried
-    )  # its cotangent, summed over the steps that read it
+    zeros = jax.tree.map(jnp.zeros_like, carried)
+    # The cotangent of reset_state, summed over the steps that read it: carried where there are any.
+    reset = None if streams["mask"] is None else zeros
     (d_state, d_reset), streamed = _time_loop(
         step, not settings.reverse, streams, {"w_h": params.w_h.T}, (carried, reset), None, out,
         operands, vmem_of(device_kind), interpret,
