@@ -93,7 +93,7 @@ def test_every_option_is_used():
         return str(jax.make_jaxpr(lambda xs: m.apply(variables, xs))(XS))
 
     assert text(precision="highest").count("precision=(Precision.HIGHEST") == 8
-    assert text(unroll=2).count("unroll=2") == 4
+    assert text(unroll=2, backend="scan").count("unroll=2") == 4
     with pytest.raises(ValueError, match="got 'fast'"):
         text(backend="fast")
     variables = cell.init(KEY, carry, XS[:, 0])

@@ -196,7 +196,7 @@ def test_every_option_is_used():
         return str(jax.make_jaxpr(lambda xs: m(xs))(XS))
 
     assert text(precision="highest").count("precision=(Precision.HIGHEST") == 8
-    assert text(unroll=2).count("unroll=2") == 4
+    assert text(unroll=2, backend="scan").count("unroll=2") == 4
     with pytest.raises(ValueError, match="got 'fast'"):
         text(backend="fast")
     assert not model(recurrent_kernel_init=initializers.zeros).params[2].w_h.any()

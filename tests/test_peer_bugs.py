@@ -11,7 +11,7 @@ from lstm_jax import LSTMState
 from lstm_jax import linen as our_linen
 from lstm_jax import nnx as our_nnx
 from lstm_jax.backends import BACKENDS
-from tests.cases import assert_close
+from tests.cases import assert_close, skipping_refusals
 
 STRICT = False  # Flax promotes
 
@@ -124,6 +124,7 @@ def test_reverse_outputs_stay_at_their_time_on_every_backend(backend):
     """With Keras on JAX, the cuDNN path and the scan path return other orders."""
     m = our_nnx.LSTM(2, 4, backend=backend, rngs=nnx.Rngs(0))
     r = our_nnx.LSTM(2, 4, backend=backend, reverse=True, rngs=nnx.Rngs(0))
-    (carry,), hs = r(XS, return_carry=True)
+    with skipping_refusals(backend):
+        (carry,), hs = r(XS, return_carry=True)
     assert_close(hs, m(XS[:, ::-1])[:, ::-1], atol=1e-6)
     assert_close(carry.h, hs[:, 0], atol=0)

@@ -229,7 +229,7 @@ def test_a_cell_state_in_float32_keeps_small_addends():
 @pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.HIGH, None])
 def test_precision_reaches_both_products(precision):
     case = make_case()
-    jaxpr = str(jax.make_jaxpr(lambda: run(case, precision=precision))())
+    jaxpr = str(jax.make_jaxpr(lambda: run(case, precision=precision, backend="scan"))())
     want = jax.lax.Precision(precision) if precision is not None else None
     assert jaxpr.count("dot_general") == 2
     assert jaxpr.count(f"precision=(Precision.{want.name}" if want else "precision=") == (

@@ -132,7 +132,7 @@ def test_bfloat16_stays_bfloat16_through_layers():
 
 def test_keywords_reach_every_layer():
     case = make_case(layers=2)
-    jaxpr = str(jax.make_jaxpr(lambda: run(case, precision="highest", unroll=2))())
+    jaxpr = str(jax.make_jaxpr(lambda: run(case, precision="highest", unroll=2, backend="scan"))())
     assert jaxpr.count("precision=(Precision.HIGHEST") == 4
     assert jaxpr.count("unroll=2") == 2
 

@@ -186,10 +186,14 @@ def register(platform: str, name: str, kernels: ModuleType) -> None:
         kind = _device_kind(ctx)
         reason = _partitioned(ctx) or kernels.why_not(step.settings, operands, kind)
         function = jaxpr_as_fun(jaxpr)
-        if reason is None and (step.required == name or kernels.pays(step.name, operands)):
+        asked = step.required in (None, name)
+        if asked and reason is None and (step.required or kernels.pays(step.name, operands)):
             function = step.bound(partial(getattr(kernels, step.name), device_kind=kind))
         elif step.required:
-            raise ValueError(_refusal(step, reason or f"{platform} has its own, {name!r}"))
+            missing = f"it has no kernel for {platform}"
+            raise ValueError(
+                _refusal(step, reason if reason and step.required == name else missing)
+            )
         elif platform == "tpu":  # elsewhere much less is lost
             _log_once(name, reason)
         return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves)
