@@ -16,11 +16,9 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from lstm_jax.backends import fused
+from lstm_jax.backends.fused import Outputs
 from lstm_jax.backends.problem import Operands, Saved, Settings
 from lstm_jax.carry import vary_alike
-from lstm_jax.notation import Hs, LSTMState
-
-Outputs = tuple[LSTMState, Hs]
 
 why_not = fused.why_not
 log = logging.getLogger("lstm_jax")
@@ -52,9 +50,8 @@ class Step(NamedTuple):
 
 def unroll(settings: Settings, operands: Operands, required: str | None = None) -> Outputs:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
-    operands = vary_alike(
-        operands
-    )  # so that cotangents do, which a kernel does not sum over devices
+    # So that cotangents vary alike too: a kernel does not sum them over devices.
+    operands = vary_alike(operands)
     return fused.differentiable(
         settings,
         operands,

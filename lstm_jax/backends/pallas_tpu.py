@@ -5,7 +5,7 @@ iteration to the next. Here the time loop is the last axis of a Pallas grid: the
 a constant index, so it is fetched once (Diamos et al. 2016, Persistent RNNs: stashing recurrent
 weights on-chip), the state is carried in VMEM scratch, and only ``gx`` and the outputs stream.
 
-The kernels trace the cell's own ``spec.pointwise`` and its ``jax.vjp``, tile by tile: a new variant
+The kernels trace the cell's own ``spec.pointwise`` and its ``jax.vjp`` on blocks in VMEM: a new variant
 of the cell needs no new kernel. The weight gradients are products after the loop, in XLA.
 """
 
