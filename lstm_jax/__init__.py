@@ -14,6 +14,7 @@ from typing import Any
 from lstm_jax import baselines, initializers
 from lstm_jax.cell import LSTMSpec, init_lstm, lstm_cell
 from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.partition import Partition
 from lstm_jax.sequence import lstm
 from lstm_jax.stack import init_stack, lstm_stack
 
@@ -23,6 +24,7 @@ __all__ = [
     "LSTMParams",
     "LSTMSpec",
     "LSTMState",
+    "Partition",
     "baselines",
     "init_lstm",
     "init_stack",

@@ -29,6 +29,23 @@ from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape
 Precision = jax.lax.PrecisionLike
 
 
+@jax.custom_jvp
+def tanh(z: jax.Array) -> jax.Array:
+    """The hyperbolic tangent, with ``1 - y²`` for its derivative in place of JAX's ``(1 + y)(1 - y)``.
+
+    One operation less on every gate, which the backward kernel waits for; and no less exact, for y
+    itself is rounded, and that alone moves either form by as much.
+    """
+    return jnp.tanh(z)
+
+
+@tanh.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (z,), (dz,) = primals, tangents
+    y = tanh(z)
+    return y, dz * (1 - y * y)
+
+
 @dataclass(frozen=True)
 class LSTMSpec:
     """What is static about a cell, and its step as four small pure functions.
@@ -86,12 +103,12 @@ class LSTMSpec:
 
         ``z = gx + r``, each gate's ``W [h, x] + b``, comes scaled, see :meth:`scale`.
         """
-        y_i, y_f, g, y_o = jnp.split(jnp.tanh(z), 4, axis=-1)  # g is C̃
+        y_i, y_f, g, y_o = jnp.split(tanh(z), 4, axis=-1)  # g is C̃
         f = 0.5 + 0.5 * y_f  # σ(z) = ½ + ½ tanh(z/2)
         i = 0.5 + 0.5 * y_i
         C = f * C + i * g
         o = 0.5 + 0.5 * y_o
-        h = o * jnp.tanh(C)
+        h = o * tanh(C)
         return C, h
 
     def emit(self, params: LSTMParams, m: jax.Array, precision: Precision = None) -> jax.Array:

@@ -16,6 +16,7 @@ from lstm_jax.cell import LSTMSpec, Precision, lstm_cell, param_initializers
 from lstm_jax.initializers import Initializer
 from lstm_jax.modules import layer_names, run_layers, zero_carry
 from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.partition import Partition
 from lstm_jax.stack import input_sizes
 
 
@@ -152,6 +153,7 @@ class LSTM(nn.Module):
       remat_every: as in :func:`lstm_jax.lstm`.
       residuals: as in :func:`lstm_jax.lstm`.
       unroll: as in :func:`lstm_jax.lstm`.
+      partition: as in :func:`lstm_jax.lstm`.
 
     >>> import jax, jax.numpy as jnp
     >>> from lstm_jax.linen import LSTM
@@ -180,6 +182,7 @@ class LSTM(nn.Module):
     remat_every: int | None = None
     residuals: str = "save"
     unroll: int = 1
+    partition: Partition | None = None
 
     @nn.compact
     def __call__(
@@ -245,6 +248,7 @@ class LSTM(nn.Module):
             remat_every=self.remat_every,
             residuals=self.residuals,
             unroll=self.unroll,
+            partition=self.partition,
         )
 
     @nn.nowrap

@@ -18,6 +18,7 @@ from lstm_jax.cell import LSTMSpec, Precision, init_lstm, lstm_cell
 from lstm_jax.initializers import Initializer
 from lstm_jax.modules import layer_names, run_layers, zero_carry
 from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.partition import Partition
 from lstm_jax.stack import input_sizes
 
 
@@ -153,6 +154,7 @@ class LSTM(nnx.Module):
         remat_every: int | None = None,
         residuals: str = "save",
         unroll: int = 1,
+        partition: Partition | None = None,
         deterministic: bool = False,
         rngs: nnx.Rngs,
     ):
@@ -178,6 +180,7 @@ class LSTM(nnx.Module):
           remat_every: as in :func:`lstm_jax.lstm`.
           residuals: as in :func:`lstm_jax.lstm`.
           unroll: as in :func:`lstm_jax.lstm`.
+          partition: as in :func:`lstm_jax.lstm`.
           deterministic: turns dropout off, until ``train()`` or a call says otherwise.
           rngs: where the keys come from; not kept.
         """
@@ -196,6 +199,7 @@ class LSTM(nnx.Module):
         self.remat_every = remat_every
         self.residuals = residuals
         self.unroll = unroll
+        self.partition = partition
         self.deterministic = deterministic
         self.layers = tuple(layer_names(num_layers, bidirectional))
         sizes = input_sizes(in_features, hidden_features, num_layers, bidirectional)
@@ -280,6 +284,7 @@ class LSTM(nnx.Module):
             remat_every=self.remat_every,
             residuals=self.residuals,
             unroll=self.unroll,
+            partition=self.partition,
         )
 
 

@@ -1,6 +1,7 @@
 """``lstm``: a whole sequence through one layer, with lengths, resets and direction."""
 
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -22,6 +23,7 @@ from lstm_jax.checks import (
     check_xs,
 )
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
+from lstm_jax.partition import Partition, over_mesh
 from lstm_jax.remat import in_chunks
 
 
@@ -41,6 +43,7 @@ def lstm(
     remat_every: int | None = None,
     residuals: str = "save",
     unroll: int = 1,
+    partition: Partition | None = None,
 ) -> tuple[LSTMState, Hs]:
     """Runs an LSTM layer over a sequence.
 
@@ -70,6 +73,8 @@ def lstm(
       residuals: what a step keeps for its backward pass: "save" the pre-activations of the gates,
         C and h (6 arrays ``[T, *B, H]``), or C and h alone and "recompute" the others.
       unroll: time steps an iteration of the compiled loop.
+      partition: how the layer is split over the devices of a mesh; None leaves it to the sharding of
+        the arguments.
 
     Returns:
       The final state (at the true last step; the earliest, in reverse) and the hidden states
@@ -124,6 +129,7 @@ def lstm(
         remat_every=remat_every,
         residuals=residuals,
         unroll=unroll,
+        partition=partition,
     )
 
 
@@ -138,9 +144,22 @@ def lstm(
         "remat_every",
         "residuals",
         "unroll",
+        "partition",
     ),
 )
 def _lstm(
+    *args: Any, spec: LSTMSpec, dtype: jnp.dtype, partition: Partition | None, **settings: Any
+) -> tuple[LSTMState, Hs]:
+    """``lstm`` on checked arguments; jitted, so that it compiles once a shape when called bare."""
+    run = partial(_on_one_device, dtype=dtype, **settings)
+    return (
+        run(*args, spec=spec)
+        if partition is None
+        else over_mesh(run, partition, spec, dtype, *args)
+    )
+
+
+def _on_one_device(
     params: LSTMParams,
     xs: jax.Array,
     state: LSTMState | None,
@@ -157,7 +176,7 @@ def _lstm(
     residuals: str,
     unroll: int,
 ) -> tuple[LSTMState, Hs]:
-    """``lstm`` on checked arguments; jitted, so that it compiles once a shape when called bare."""
+    """The layer, as one program or as what each device of a partition runs."""
     params = cast(params, dtype)
     params = params._replace(w_h=gathered(params.w_h))
     zero = zero_state(spec, params.w_h.shape[0], xs, dtype)

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from lstm_jax.cell import LSTMSpec, Precision, init_lstm
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
+from lstm_jax.partition import Partition
 from lstm_jax.sequence import lstm
 
 
@@ -80,6 +81,7 @@ def lstm_stack(
     remat_every: int | None = None,
     residuals: str = "save",
     unroll: int = 1,
+    partition: Partition | None = None,
 ) -> tuple[tuple[LSTMState, ...], Hs]:
     """Runs stacked LSTM layers over a sequence, in one direction or two.
 
@@ -103,6 +105,7 @@ def lstm_stack(
       remat_every: None, or the steps between kept states.
       residuals: "save" or "recompute".
       unroll: time steps an iteration of the compiled loop.
+      partition: None, or how each layer is split over the devices of a mesh.
 
     Returns:
       The final states in the order of ``params``, and the last layer's outputs
@@ -161,6 +164,7 @@ def lstm_stack(
                 remat_every=remat_every,
                 residuals=residuals,
                 unroll=unroll,
+                partition=partition,
             )
             final_states.append(final_state)
             outputs.append(out)

@@ -2,12 +2,13 @@
 
 import importlib.util
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import growth, models, peers
+from benchmarks import growth, models, overhead, peers
 from lstm_jax import LSTMParams
 
 STRICT = False  # other libraries promote
@@ -111,3 +112,14 @@ def test_growth_keeps_and_plots_every_point(tmp_path):
     sizes = [("T", 4), ("T", 8), ("B", 2), ("B", 4), ("H", 4), ("H", 8)]
     assert got == {(*size, variant) for size in sizes for variant in growth.VARIANTS}
     assert (tmp_path / "growth.png").stat().st_size > 10_000
+
+
+def test_the_overhead_of_the_trainer_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(overhead, "SIZES", {"tiny": (8, 4, 8, 10)})
+    overhead.main(["--rounds", "1", "--steps", "200"])
+    printed = capsys.readouterr().out
+    assert re.fullmatch(
+        r"a step of [\d.]+ ms; in the loop [\d.]+ ms \([+-][\d.]+%\); with a checkpoint every 100 steps "
+        r"[\d.]+ ms \([+-][\d.]+%\)\n",
+        printed,
+    )

@@ -10,8 +10,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lstm_jax import LSTMParams, LSTMState, lstm
+from lstm_jax.training.hlo import collectives
 from tests.cases import assert_close, make_case
-from tests.hlo import collectives, collectives_in_loops
+from tests.hlo import collectives_in_loops
 
 KINDS = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 BOTH = pytest.mark.parametrize("reverse", [False, True])

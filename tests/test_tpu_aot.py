@@ -56,6 +56,34 @@ def test_shard_map_runs_the_kernel_on_every_chip(programs, name):
     assert programs[f"shard_map, {name}"]["kernels"] == kernels
 
 
+@pytest.mark.parametrize("name", ["batch", "weights at rest"])
+def test_a_partition_runs_the_kernel_on_every_chip(programs, name):
+    program = programs[f"partition, {name}"]
+    assert (program["kernels"], program["loops"]) == (2, 0)
+    assert program["collectives"]
+
+
+@pytest.mark.parametrize("axes", ["auto", "explicit"])
+@pytest.mark.parametrize("parameters", ["replicated", "sharded"])
+def test_a_training_step_runs_the_kernel_and_communicates_outside_of_time(
+    programs, axes, parameters
+):
+    """Two layers, each with a kernel forward and one backward, as their jaxpr foretells."""
+    program = programs[f"training, {axes}, {parameters}"]
+    assert program["kernels"] == 4
+    assert program["backends"] == [["pallas_tpu", None]] * 2
+    assert program["collectives"]
+    assert program["in_loops"] == []
+
+
+@pytest.mark.parametrize("axes", ["auto", "explicit"])
+def test_split_hidden_units_are_gathered_in_every_step(programs, axes):
+    program = programs[f"training, {axes}, hidden"]
+    assert program["kernels"] == 0
+    assert [backend for backend, _ in program["backends"]] == ["fused"] * 2
+    assert program["in_loops"]
+
+
 @FORWARD_AND_GRADIENT
 def test_explicit_axes_compile_without_communication_in_their_loops(programs, name):
     assert programs[f"explicit, {name}"]["in_loops"] == []

@@ -13,8 +13,16 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax import LSTMParams, init_lstm, lstm
-from tests.hlo import collectives, collectives_in_loops
+from lstm_jax import LSTMParams, Partition, init_lstm, lstm
+from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
+from lstm_jax.training.config import Mesh as MeshConfig
+from lstm_jax.training.data.batch import Batch
+from lstm_jax.training.data.task import Task
+from lstm_jax.training.hlo import collectives
+from lstm_jax.training.program import make_program
+from lstm_jax.training.sharding import abstract, batch_shardings
+from lstm_jax.training.traced import recurrences
+from tests.hlo import collectives_in_loops
 
 T, B, H = 16, 32, 128
 REPLICATED = LSTMParams(P(), P(), P())
@@ -42,9 +50,43 @@ def shapes(mesh, specs, dtype=jnp.bfloat16):
     return params, xs
 
 
+def split(partition, params, xs):
+    return (lstm(params, xs, partition=partition)[1].astype(jnp.float32) ** 2).sum()
+
+
+def training_step(devices, mesh_config):
+    """A step of a language model of two layers, on a mesh of these devices: traced."""
+    one = Train(steps=1, log_every=1, eval_every=1, checkpoint_every=1, steps_per_dispatch=1)
+    experiment = Experiment(
+        model=Model(hidden_size=H, embedding_size=H, num_layers=2, dropout=0.1),
+        data=Data(batch_size=B, sequence_length=T),
+        optimizer=Optimizer(warmup_steps=0),
+        train=one,
+        mesh=mesh_config,
+    )
+    ids, weights = np.zeros((1, T, B), np.int32), np.zeros((1, T, B), np.float32)
+    batches = Batch(ids, ids, weights)
+    task = Task("", 64, "cross_entropy", "bits", batches, vocabulary_size=64, carried=True)
+    program = make_program(experiment, task, devices)
+    with jax.set_mesh(program.mesh):
+        return program.update.trace(
+            program.state, abstract(batches, batch_shardings(program.mesh, batches))
+        )
+
+
 def contents(function, *args):
-    text = jax.jit(function).lower(*args).compile().as_text()
-    in_loops = collectives_in_loops(text) if " while(" in text else []
+    return inside(jax.jit(function).lower(*args))
+
+
+def inside_step(devices, mesh_config):
+    traced = training_step(devices, mesh_config)
+    backends = recurrences(traced.jaxpr, "tpu", devices[0].device_kind)
+    return inside(traced.lower()) | {"backends": backends}
+
+
+def inside(lowered):
+    text = lowered.compile().as_text()
+    in_loops = [c.kind for c in collectives_in_loops(text)] if " while(" in text else []
     return {
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "loops": text.count(" while("),
@@ -74,7 +116,21 @@ def main():
         programs[f"vmap, {name}"] = jax.vmap(function), *ensemble
         fsdp = (LSTMParams(rows, rows, P()), P(None, "data"))
         programs[f"fsdp, {name}"] = function, *shapes(four, fsdp)
-    print(json.dumps({name: contents(*program) for name, program in programs.items()}))
+    found = {name: contents(*program) for name, program in programs.items()}
+    with jax.set_mesh(four):
+        for name, axis in (("batch", None), ("weights at rest", "data")):
+            function = jax.grad(partial(split, Partition("data", weights=axis)), argnums=(0, 1))
+            at_rest = REPLICATED if axis is None else LSTMParams(rows, rows, P())
+            found[f"partition, {name}"] = contents(
+                function, *shapes(four, (at_rest, P(None, "data")))
+            )
+    for axes in ("auto", "explicit"):
+        for parameters in ("replicated", "sharded"):
+            mesh = MeshConfig(data=4, axes=axes, parameters=parameters)
+            found[f"training, {axes}, {parameters}"] = inside_step(list(devices.flat), mesh)
+        mesh = MeshConfig(data=2, model=2, axes=axes)
+        found[f"training, {axes}, hidden"] = inside_step(list(devices.flat), mesh)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from lstm_jax.backends import lowering
 from lstm_jax.backends.fused import Outputs, pointwise_weights
 from lstm_jax.backends.problem import Operands, Saved, Settings
+from lstm_jax.carry import vary_as
 from lstm_jax.cell import LSTMSpec
 from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
 
@@ -212,7 +213,8 @@ def backward(
 
     d = LSTMState(ct_state.C, ct_state.h + ct_out(jnp.int32(T - 1))) if T else ct_state
     sums = jax.tree.map(lambda p: jnp.zeros(p.T.shape, wide), params)
-    carried = (d, zero, sums, jnp.zeros_like(xs), jnp.zeros((G, k, rows), wide))
+    zeros = (zero, sums, jnp.zeros_like(xs), jnp.zeros((G, k, rows), wide))
+    carried = (d, *vary_as(zeros, d, params, xs))
     if T:
         carried = jax.lax.fori_loop(0, blocks, lambda i, c: block(blocks - 1 - i, c), carried)
     d, d_reset, sums, d_xs, _ = carried

@@ -21,6 +21,8 @@ from lstm_jax.backends.problem import Operands, Saved, Settings
 from lstm_jax.carry import vary_alike
 
 why_not = fused.why_not
+KERNELS: dict[str, tuple[str, ModuleType]] = {}
+"""Of each platform: the backend's name, and its module."""
 log = logging.getLogger("lstm_jax")
 
 
@@ -195,7 +197,21 @@ def register(platform: str, name: str, kernels: ModuleType) -> None:
             _log_once(name, reason)
         return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves)
 
+    KERNELS[platform] = name, kernels
     mlir.register_lowering(kernel_p, lower, platform=platform)
+
+
+def backend_of(
+    platform: str, device_kind: str | None, step: Step, operands: Operands
+) -> tuple[str, str | None]:
+    """What runs a step on one device of a platform, or in ``shard_map``; and why it is no kernel."""
+    if platform not in KERNELS:
+        return "fused", f"there is no kernel for {platform}"
+    name, kernels = KERNELS[platform]
+    reason = kernels.why_not(step.settings, operands, device_kind)
+    if reason is None and not kernels.pays(step.name, operands):
+        reason = f"{name} would be slower"
+    return (name, None) if reason is None else ("fused", reason)
 
 
 def _refusal(step: Step, reason: str) -> str:

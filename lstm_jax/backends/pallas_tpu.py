@@ -11,7 +11,7 @@ of the cell needs no new kernel. The weight gradients are products after the loo
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,6 +30,9 @@ MIB = 2**20
 VMEM = {"TPU v4": 16, "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128, "TPU7x": 64}
 """MiB of VMEM a core, by ``device_kind``. On an unknown chip the smallest is assumed."""
 LANES, SUBLANES = 128, 16
+TILE = {"TPU v6 lite": 128}
+"""Hidden units that the backward pass takes at a time, by ``device_kind``; others 256. By the
+compiler's schedules, benchmarks/NOTES.md: 256 cost 5 % more on v6e, 128 cost 4 % more on v5e."""
 NO_WEIGHTS = LSTMParams(None, None)  # type: ignore[arg-type]  # why_not has seen that it needs none
 BEGIN, HOLD = 1, 2  # what a step's mask says; HOLD wins
 
@@ -41,9 +44,27 @@ class Plan(NamedTuple):
     rows: int
 
 
+class Loop(NamedTuple):
+    """A recurrence over time, without its operands that differ from one part of it to the next."""
+
+    step: Callable[..., Any]  # (streams of one step, w_h, carried, reset) -> (carried, outputs)
+    reverse: bool
+    w_h: jax.Array
+    reset: LSTMState | None  # what a step may read in place of the state: the same in all steps
+    out: dict[str, tuple[int, Any]]  # width and dtype of the outputs
+    plan: Plan
+    vmem: int
+    interpret: Any
+
+
 def vmem_of(device_kind: str | None) -> int:
     """MiB of VMEM a core."""
     return VMEM.get(device_kind or "", min(VMEM.values()))
+
+
+def _tile(device_kind: str | None, H: int) -> int:
+    tile = TILE.get(device_kind or "", 256)
+    return tile if H % tile == 0 else LANES
 
 
 def why_not(
@@ -95,11 +116,16 @@ def _rows(B: int) -> list[int]:
 
 
 def _bytes(operands: Operands, plan: Plan) -> int:
-    """VMEM of the largest kernel: weights once, streamed blocks twice, a step's values."""
+    """VMEM of the largest kernel, the backward one with masks, which carries four arrays.
+
+    Weights once; streamed blocks twice; what is carried at its beginning and end, twice each, and
+    between; a step's values, among them what each tile adds to dh.
+    """
     H = operands.params.w_h.shape[0]
     width = operands.xs.dtype.itemsize
     streams = plan.steps * plan.rows * H * (4 * width + 4 * width + 4 + width)
-    return 4 * H * H * width + 2 * streams + plan.rows * H * 4 * 16
+    arrays = 4 * (2 + 2 + 1) + 16 + H // LANES
+    return 4 * H * H * width + 2 * streams + plan.rows * H * 4 * arrays
 
 
 def _plan(operands: Operands, vmem: int) -> Plan | None:
@@ -141,28 +167,25 @@ def _run_forward(
     params, xs, *_ = operands
     gx = settings.spec.project(params, xs, settings.precision)
     H, dtype = params.w_h.shape[0], xs.dtype
-    streams = {"gx": _rows_of(gx), "mask": _mask(operands)}
-    resident = {"w_h": params.w_h}
+    mask = _mask(operands)
     carried = _rows_of_state(operands.state)
-    reset = _rows_of_state(operands.reset_state)
     out = {"hs": (H, dtype)}
     if save:
         out |= {"C": (H, carried.C.dtype)}
         if settings.residuals == "save":
             out |= {"z": (gx.shape[-1], dtype)}
-    step = partial(_forward_step, settings)
-    state, streamed = _time_loop(
-        step,
-        settings.reverse,
-        streams,
-        resident,
-        carried,
-        reset,
-        out,
-        operands,
-        vmem_of(device_kind),
-        interpret,
+    vmem = vmem_of(device_kind)
+    loop = Loop(
+        step=partial(_forward_step, settings),
+        reverse=settings.reverse,
+        w_h=_packed(params.w_h),
+        reset=None if mask is None else _rows_of_state(operands.reset_state),
+        out=out,
+        plan=_planned(operands, vmem),
+        vmem=vmem,
+        interpret=interpret,
     )
+    state, streamed = _run(loop, {"gx": _rows_of(gx), "mask": mask}, carried)
     batch = xs.shape[1:-1]
     arrays = {name: a.reshape(a.shape[0], *batch, a.shape[-1]) for name, a in streamed.items()}
     state = jax.tree.map(lambda a: a.reshape(*batch, a.shape[-1]), state)
@@ -172,9 +195,9 @@ def _run_forward(
 def _forward_step(
     settings: Settings, blocks: dict[str, Any], w_h: Any, carried: LSTMState, reset: Any
 ) -> tuple[LSTMState, dict[str, Any]]:
-    mask = blocks["mask"]
+    mask = blocks.get("mask")
     prev = carried if mask is None else _choose(mask == BEGIN, reset, carried)
-    r = jnp.dot(prev.h, w_h[...], precision=settings.precision, preferred_element_type=jnp.float32)
+    r = _dot(settings, prev.h, _unpacked(w_h))
     z = blocks["gx"].astype(jnp.float32) + r
     C, h = settings.spec.pointwise(NO_WEIGHTS, prev.C, z)
     state = LSTMState(C, h.astype(prev.h.dtype))
@@ -210,15 +233,21 @@ def backward(
     }
     carried = _rows_of_state(ct_state)
     carried = LSTMState(carried.C, carried.h.astype(jnp.float32))
-    out = {"dz": (z.shape[-1], xs.dtype)}
-    step = partial(_backward_step, settings)
     zeros = jax.tree.map(jnp.zeros_like, carried)
     # The cotangent of reset_state, summed over the steps that read it: carried where there are any.
     reset = None if streams["mask"] is None else zeros
-    (d_state, d_reset), streamed = _time_loop(
-        step, not settings.reverse, streams, {"w_h": params.w_h.T}, (carried, reset), None, out,
-        operands, vmem_of(device_kind), interpret,
-    )  # fmt: skip
+    vmem = vmem_of(device_kind)
+    loop = Loop(
+        step=partial(_backward_step, settings, _tile(device_kind, params.w_h.shape[0])),
+        reverse=not settings.reverse,
+        w_h=_packed(params.w_h.T),
+        reset=None,
+        out={"dz": (z.shape[-1], xs.dtype)},
+        plan=_planned(operands, vmem),
+        vmem=vmem,
+        interpret=interpret,
+    )
+    (d_state, d_reset), streamed = _run(loop, streams, (carried, reset))
     dz = streamed["dz"].reshape(z.shape)
 
     def like(ct: LSTMState, state: LSTMState) -> LSTMState:
@@ -234,28 +263,55 @@ def backward(
 
 
 def _backward_step(
-    settings: Settings, blocks: dict[str, Any], w_hT: Any, carried: Any, _: None
+    settings: Settings, tile: int, blocks: dict[str, Any], w_hT: Any, carried: Any, _: None
 ) -> tuple[Any, dict[str, Any]]:
-    (ct, d_reset), mask = carried, blocks["mask"]
+    """By tiles of the hidden units: one's element-wise work runs beside another's product."""
+    (ct, d_reset), mask = carried, blocks.get("mask")
     z, C = blocks["z"].astype(jnp.float32), blocks["C"]
     zeros = jax.tree.map(jnp.zeros_like, ct)
     d_state = LSTMState(ct.C, ct.h + blocks["ct_hs"].astype(jnp.float32))
     if mask is not None:
         d_state = _choose(mask == HOLD, zeros, d_state)
+    H, w = C.shape[-1], _unpacked(w_hT)
 
     def pointwise(C: jax.Array, z: jax.Array) -> Any:
         return settings.spec.pointwise(NO_WEIGHTS, C, z)
 
-    _, transpose = jax.vjp(pointwise, C, z)
-    dC, dz = transpose((d_state.C, d_state.h))
-    dz = dz.astype(w_hT.dtype)
-    dh = jnp.dot(dz, w_hT[...], precision=settings.precision, preferred_element_type=jnp.float32)
+    def of_tile(n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Of ``tile`` hidden units from n on: dC, dz, and what they add to dh of all units."""
+        units = slice(n, n + tile)
+        _, transpose = jax.vjp(pointwise, C[:, units], _gates_of(z, n, tile, H, axis=1))
+        dC, dz = transpose((d_state.C[:, units], d_state.h[:, units]))
+        dz = dz.astype(w.dtype)
+        return dC, dz, _dot(settings, dz, _gates_of(w, n, tile, H, axis=0))
+
+    dCs, dzs, dhs = zip(*map(of_tile, range(0, H, tile)), strict=True)
+    # One sum: from a chain of additions the compiler makes one long product, which waits for all dz.
+    dC, dh = jnp.concatenate(dCs, axis=1), jnp.stack(dhs).sum(0)
+    dz = _pack_gates(dzs, tile)
     d_prev = LSTMState(dC, dh)
     if mask is None:
         return (d_prev, d_reset), {"dz": dz}
     summed = jax.tree.map(jnp.add, d_reset, _choose(mask == BEGIN, d_prev, zeros))
     d_prev = _choose(mask == BEGIN, zeros, d_prev)
     return (_choose(mask == HOLD, ct, d_prev), summed), {"dz": dz}
+
+
+def _dot(settings: Settings, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.dot(a, b, precision=settings.precision, preferred_element_type=jnp.float32)
+
+
+def _gates_of(a: jax.Array, n: int, tile: int, H: int, axis: int) -> jax.Array:
+    """Of the gates of H hidden units, packed along ``axis``: those of ``tile`` units from n on."""
+    starts = range(n, a.shape[axis], H)
+    parts = [jax.lax.slice_in_dim(a, k, k + tile, axis=axis) for k in starts]
+    return jnp.concatenate(parts, axis)
+
+
+def _pack_gates(tiles: Sequence[jax.Array], tile: int) -> jax.Array:
+    """The inverse: the gates of all hidden units from those of each tile."""
+    gates = range(0, tiles[0].shape[1], tile)
+    return jnp.concatenate([a[:, k : k + tile] for k in gates for a in tiles], axis=1)
 
 
 def _choose(flag: jax.Array, if_true: Any, if_false: Any) -> Any:
@@ -288,62 +344,44 @@ def _mask(operands: Operands) -> jax.Array | None:
     return mask.reshape(shape[0], -1, 1)
 
 
-def _time_loop(
-    step: Callable[..., Any],
-    reverse: bool,
-    streams: dict[str, Any],
-    resident: dict[str, jax.Array],
-    carried: Any,
-    reset: Any,
-    out: dict[str, tuple[int, Any]],
-    operands: Operands,
-    vmem: int,
-    interpret: Any,
-) -> tuple[Any, dict[str, jax.Array]]:
-    """``step`` over time, in blocks; what does not fill a block goes in one of its own."""
+def _planned(operands: Operands, vmem: int) -> Plan:
     plan = _plan(operands, vmem)
     assert plan is not None  # why_not has said so before
-    T = operands.xs.shape[0]
-    whole = T // plan.steps * plan.steps
-    parts = [(0, whole, plan.steps), (whole, T, T - whole)]
+    return plan
+
+
+def _run(loop: Loop, streams: dict[str, Any], carried: Any) -> tuple[Any, dict[str, jax.Array]]:
+    """The whole loop, in blocks of time; what does not fill a block goes in one of its own."""
+    streams = {k: a for k, a in streams.items() if a is not None}
+    T = next(iter(streams.values())).shape[0]
+    steps = loop.plan.steps
+    whole = T // steps * steps
+    parts = [(0, whole, steps), (whole, T, T - whole)]
     done: list[dict[str, jax.Array]] = []
-    for start, stop, steps in reversed(parts) if reverse else parts:
+    for start, stop, steps in reversed(parts) if loop.reverse else parts:
         if start == stop:
             continue
-        part = {k: None if a is None else a[start:stop] for k, a in streams.items()}
-        carried, streamed = _call(
-            step, reverse, part, resident["w_h"], carried, reset, out,
-            plan._replace(steps=steps), vmem, interpret,
-        )  # fmt: skip
+        part = {k: a[start:stop] for k, a in streams.items()}
+        block = loop._replace(plan=loop.plan._replace(steps=steps))
+        carried, streamed = _call(block, part, carried)
         done.append(streamed)
     if len(done) == 1:
         return carried, done[0]
-    done = done[::-1] if reverse else done
+    done = done[::-1] if loop.reverse else done
     return carried, jax.tree.map(lambda *a: jnp.concatenate(a), *done)
 
 
-def _call(
-    step: Callable[..., Any],
-    reverse: bool,
-    streams: dict[str, Any],
-    w_h: jax.Array,
-    carried: Any,
-    reset: Any,
-    out: dict[str, tuple[int, Any]],
-    plan: Plan,
-    vmem: int,
-    interpret: Any,
-) -> tuple[Any, dict[str, jax.Array]]:
+def _call(loop: Loop, streams: dict[str, jax.Array], carried: Any) -> tuple[Any, dict[str, Any]]:
     """One ``pallas_call``: a grid over blocks of the batch, in parallel, and of time, in order."""
-    present = {k: a for k, a in streams.items() if a is not None}
-    T, B, _ = next(iter(present.values())).shape
+    plan, w_h, out = loop.plan, loop.w_h, loop.out
+    T, B, _ = next(iter(streams.values())).shape
     blocks = T // plan.steps
     state, tree = jax.tree.flatten(carried)
-    resets = jax.tree.leaves(reset)
+    resets = jax.tree.leaves(loop.reset)
 
     def streamed(n: int) -> pl.BlockSpec:
         def index(b: Any, t: Any) -> tuple[Any, ...]:
-            return (blocks - 1 - t if reverse else t), b, 0
+            return (blocks - 1 - t if loop.reverse else t), b, 0
 
         return pl.BlockSpec((plan.steps, plan.rows, n), index)
 
@@ -352,7 +390,7 @@ def _call(
 
     def kernel(*refs: Any) -> None:
         given = iter(refs)
-        inputs = {k: next(given) for k in present}
+        inputs = {k: next(given) for k in streams}
         weights = next(given)
         first, resets_ = _take(given, len(state)), _take(given, len(resets))
         outputs = {k: next(given) for k in out}
@@ -364,13 +402,11 @@ def _call(
                 ref[...] = value[...]
 
         for n in range(plan.steps):
-            t = plan.steps - 1 - n if reverse else n
-            at = {k: ref[t] for k, ref in inputs.items()} | dict.fromkeys(
-                k for k in streams if k not in present
-            )
+            t = plan.steps - 1 - n if loop.reverse else n
+            at = {k: ref[t] for k, ref in inputs.items()}
             now = jax.tree.unflatten(tree, [ref[...] for ref in scratch])
             fresh = jax.tree.unflatten(tree, [ref[...] for ref in resets_]) if resets_ else None
-            then, written = step(at, weights, now, fresh)
+            then, written = loop.step(at, weights, now, fresh)
             for ref, value in zip(scratch, jax.tree.leaves(then), strict=True):
                 ref[...] = value.astype(ref.dtype)
             for k, ref in outputs.items():
@@ -386,7 +422,7 @@ def _call(
         kernel,
         grid=(B // plan.rows, blocks),
         in_specs=[
-            *(streamed(a.shape[-1]) for a in present.values()),
+            *(streamed(a.shape[-1]) for a in streams.values()),
             whole,
             *(of_state(a) for a in (*state, *resets)),
         ],
@@ -398,12 +434,28 @@ def _call(
         scratch_shapes=[pltpu.VMEM((plan.rows, a.shape[-1]), a.dtype) for a in state],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"),
-            vmem_limit_bytes=int(0.95 * vmem * MIB),
+            vmem_limit_bytes=int(0.95 * loop.vmem * MIB),
         ),
-        interpret=interpret,
+        interpret=loop.interpret,
         name="lstm_" + "_".join(out),
-    )(*present.values(), w_h, *state, *resets)
+    )(*streams.values(), w_h, *state, *resets)
     return jax.tree.unflatten(tree, results[len(out) :]), dict(zip(out, results, strict=False))
+
+
+def _packed(w: jax.Array) -> jax.Array:
+    """16-bit weights as words of two rows each, which is how the matrix unit takes them.
+
+    As 16-bit arrays they would come in tiles of 8 rows, and be put together anew in every step.
+    """
+    if w.dtype.itemsize != 2:
+        return w
+    rows = w.reshape(-1, 2, w.shape[1])
+    return jax.lax.bitcast_convert_type(rows.swapaxes(1, 2), jnp.int32)
+
+
+def _unpacked(ref: Any) -> jax.Array:
+    """The weights in the kernel; costs nothing."""
+    return pltpu.bitcast(ref[...], jnp.bfloat16) if ref.dtype == jnp.int32 else ref[...]
 
 
 def _take(given: Iterator[Any], n: int) -> list[Any]:

@@ -1,0 +1,192 @@
+"""Layers split over a mesh by name: the same numbers, and no communication where none is needed."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lstm_jax import LSTMState, Partition, baselines, linen, lstm, lstm_stack
+from lstm_jax.baselines import RNNSpec
+from lstm_jax.partition import LocalSpec
+from lstm_jax.training.hlo import collectives
+from tests.cases import assert_close, make_case
+from tests.hlo import collectives_in_loops
+
+MESHES = {
+    "batch": ((8, 1), Partition("data")),
+    "weights at rest": ((8, 1), Partition("data", weights="data")),
+    "hidden": ((1, 8), Partition(hidden="model")),
+    "both": ((4, 2), Partition("data", "model")),
+    "all": ((4, 2), Partition("data", "model", "data")),
+}
+
+
+def mesh_of(shape, kind=AxisType.Auto):
+    return jax.make_mesh(shape, ("data", "model"), axis_types=(kind, kind))
+
+
+def problem(**keywords):
+    """Floats, and a function of them and of a partition."""
+    case = make_case(T=4, batch=(8,), I=8, H=8, state=True, reset_state=True)
+    floats = {
+        "params": case.params[0],
+        "xs": jnp.asarray(case.xs),
+        "state": case.states[0],
+        "reset_state": case.reset_states[0],
+    }
+    masks = {"lengths": jnp.asarray(case.lengths), "resets": jnp.asarray(case.resets)}
+    return floats, partial(lstm, **masks, **keywords)
+
+
+def loss(run, floats):
+    state, hs = run(**floats)
+    return (hs**2).sum() + (state.C**2).sum() + (state.h**2).sum()
+
+
+CASES = (
+    [(AxisType.Auto, name, {}) for name in MESHES]
+    + [(AxisType.Explicit, name, {"reverse": True}) for name in MESHES]
+    + [
+        (AxisType.Auto, "all", {"remat_every": 3, "residuals": "recompute", "reverse": True}),
+        (AxisType.Auto, "all", {"backend": "scan"}),
+    ]
+)
+
+
+@pytest.mark.parametrize(("kind", "name", "keywords"), CASES)
+def test_a_split_layer_is_the_whole_layer(kind, name, keywords):
+    floats, run = problem(**keywords)
+    want = run(**floats)
+    want_gradient = jax.grad(partial(loss, run))(floats)
+    shape, partition = MESHES[name]
+    with jax.set_mesh(mesh_of(shape, kind)):
+        split = partial(run, partition=partition)
+        assert_close(split(**floats), want, atol=1e-6)
+        gradient = jax.jit(jax.grad(partial(loss, split)))(floats)
+    assert_close(gradient, want_gradient, atol=2e-5)
+
+
+def test_more_rows_than_the_smallest_kernels_take():
+    """The layout for CPUs is taken from 8 rows a device on."""
+    case = make_case(T=4, batch=(16,), I=8, H=8, lengths=False, resets=False)
+    xs = jnp.asarray(case.xs)
+
+    def gradient(partition=None):
+        def loss(params, xs):
+            return (lstm(params, xs, partition=partition)[1] ** 2).sum()
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(case.params[0], xs)
+
+    want = gradient()
+    with jax.set_mesh(mesh_of((2, 4))):
+        assert_close(gradient(Partition("data")), want, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["batch", "weights at rest"])
+def test_no_communication_in_a_time_loop(name):
+    """Also where the weights lie split: they are gathered twice, before each of the loops."""
+    floats, run = problem(backend="fused")
+    shape, partition = MESHES[name]
+    mesh = mesh_of(shape)
+    with jax.set_mesh(mesh):
+        at_rest = NamedSharding(mesh, P("data") if partition.weights else P())
+        placed = floats | {
+            "params": floats["params"]._replace(
+                w_x=jax.device_put(floats["params"].w_x, at_rest),
+                w_h=jax.device_put(floats["params"].w_h, at_rest),
+            )
+        }
+        gradient = jax.jit(jax.grad(partial(loss, partial(run, partition=partition))))
+        text = gradient.lower(placed).compile().as_text()
+    assert collectives(text)
+    assert collectives_in_loops(text) == []
+    gathers = sum(c.kind == "all-gather" for c in collectives(text))
+    assert (gathers > 0) == (partition.weights is not None)
+
+
+def test_hidden_units_are_gathered_in_every_step():
+    """So that what the tests of data parallelism look for is there to be found."""
+    floats, run = problem()
+    shape, partition = MESHES["hidden"]
+    with jax.set_mesh(mesh_of(shape)):
+        split = jax.jit(partial(run, partition=partition))
+        assert collectives_in_loops(split.lower(**floats).compile().as_text())
+
+
+def test_gathered_weights_are_not_kept_for_the_backward_pass():
+    floats, run = problem()
+
+    def kept(partition):
+        def function(params):
+            return run(**floats | {"params": params}, partition=partition)[1].sum()
+
+        _, pull = jax.vjp(function, floats["params"])
+        return [leaf.shape for leaf in jax.tree.leaves(pull)]
+
+    with jax.set_mesh(mesh_of((8, 1))):
+        H = 8
+        assert (8 * H, 4 * H) in kept(Partition("data"))  # a copy a device
+        assert (8 * H, 4 * H) not in kept(Partition("data", weights="data"))
+
+
+def test_layers_directions_and_dropout():
+    """Masks are a function of the place in the whole batch, whatever holds it."""
+    case = make_case(T=4, batch=(8,), I=8, H=8, layers=2, directions=2)
+    xs, key = jnp.asarray(case.xs), jax.random.key(1)
+    run = partial(lstm_stack, case.params, xs, bidirectional=True, dropout=0.5, key=key)
+    want = run()
+    with jax.set_mesh(mesh_of((4, 2))):
+        got = jax.jit(partial(run, partition=Partition("data", "model")))()
+    assert_close(got, want, atol=1e-6)
+
+
+def test_the_tanh_rnn():
+    params = baselines.init_rnn(jax.random.key(0), 8, 8)
+    xs = jax.random.normal(jax.random.key(1), (4, 8, 8))
+    want = lstm(params, xs, spec=RNNSpec())
+    with jax.set_mesh(mesh_of((4, 2))):
+        got = lstm(params, xs, spec=RNNSpec(), partition=Partition("data", "model", "data"))
+    assert_close(got, want, atol=1e-6)
+
+
+def test_no_batch_axis_and_several():
+    params = make_case(I=8, H=8).params[0]
+    with jax.set_mesh(mesh_of((4, 2))):
+        for batch in ((), (8, 3)):
+            xs = jax.random.normal(jax.random.key(1), (4, *batch, 8))
+            got = lstm(params, xs, partition=Partition("data", "model", "data"))
+            assert_close(got, lstm(params, xs), atol=1e-6)
+
+
+def test_a_linen_module():
+    xs = jnp.ones((8, 4, 8))
+    whole = linen.LSTM(8, num_layers=2)
+    variables = whole.init(jax.random.key(0), xs)
+    with jax.set_mesh(mesh_of((8, 1))):
+        split = linen.LSTM(8, num_layers=2, partition=Partition("data"))
+        assert_close(split.apply(variables, xs), whole.apply(variables, xs), atol=1e-6)
+
+
+def test_what_cannot_be_split_is_said():
+    floats, run = problem()
+    with jax.set_mesh(mesh_of((8, 1))):
+        with pytest.raises(ValueError, match=r"Partition.batch to be an axis of the mesh"):
+            run(**floats, partition=Partition("rows"))
+        with pytest.raises(ValueError, match=r"the first batch axis, 6, to be a multiple of the 8"):
+            lstm(floats["params"], jnp.ones((4, 6, 8)), partition=Partition("data"))
+    params = make_case(I=8, H=6).params[0]
+    with jax.set_mesh(mesh_of((1, 8))), pytest.raises(ValueError, match="expected H, 6"):
+        lstm(params, jnp.ones((4, 8, 8)), partition=Partition(hidden="model"))
+    with pytest.raises(ValueError, match=r"run under jax.set_mesh\(mesh\)"):
+        run(**floats, partition=Partition("data"))
+
+
+def test_a_device_holds_its_own_units():
+    spec = LocalSpec(whole=RNNSpec(), axis="model", n=4)
+    assert spec.state_types(8, (3,), np.float32) == LSTMState(
+        None, jax.ShapeDtypeStruct((3, 2), np.float32)
+    )
