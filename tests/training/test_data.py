@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lstm_jax.training.config import ConfigError, Data
-from lstm_jax.training.data.corpus import embedded_corpus, read_corpus
+from lstm_jax.training.data.corpus import embedded_corpus, files_text
 from lstm_jax.training.data.stream import n_gram_order, rows, text_task
 from lstm_jax.training.data.vocabulary import UNKNOWN, Vocabulary
 from lstm_jax.training.ngram import NGram
@@ -34,7 +34,7 @@ def test_no_held_out_topic_stands_in_the_training_text():
 def test_a_file_is_split_nine_to_one(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("abcdefghij" * 10)
-    corpus = read_corpus(path)
+    corpus = files_text(path).read()
     assert (len(corpus.train), len(corpus.held_out)) == (90, 10)
     assert corpus.train + corpus.held_out == "abcdefghij" * 10
 
@@ -53,7 +53,7 @@ def test_files_that_cannot_be_used(tmp_path, content, message):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        read_corpus(path)
+        files_text(path).read()
 
 
 def test_the_vocabulary_is_that_of_the_training_text():
@@ -109,10 +109,10 @@ def test_a_text_shorter_than_a_batch(text):
 
 def test_a_folder_of_texts(tmp_path):
     with pytest.raises(ConfigError, match=r"has no .txt files"):
-        read_corpus(tmp_path)
+        files_text(tmp_path).read()
     for name in "ba":
         (tmp_path / f"{name}.txt").write_text(name * 50)
-    corpus = read_corpus(tmp_path)
+    corpus = files_text(tmp_path).read()
     assert corpus.train + corpus.held_out == "a" * 50 + "\n\n" + "b" * 50
 
 

@@ -14,6 +14,16 @@ from lstm_jax.training.data.tasks import make_task
 STRICT = False
 
 
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
 def generated(name, T, B=64):
     task = make_task(
         Data(task=name, sequence_length=T, batch_size=B, held_out_sequences=500), seed=0
@@ -276,6 +286,15 @@ def test_piano_rolls_that_cannot_be_used(tmp_path, parts):
     assert "values other than 0 and 1" in complaint(write_rolls(tmp_path / "loud.npz", loud))
 
 
+def test_objects_among_piano_rolls_are_never_unpickled(tmp_path, parts):
+    path = write_rolls(tmp_path / "rolls.npz", parts)
+    trap = np.array([Trap(tmp_path / "trapped")], object)
+    np.savez(path, **dict(np.load(path)) | {"testdata_frames": trap})
+    with pytest.raises(ConfigError, match=r"does not hold piano rolls \(Object arrays cannot be"):
+        make_task(Data(task="piano_roll", path=path), seed=0)
+    assert not (tmp_path / "trapped").exists()
+
+
 # Own arrays
 
 
@@ -417,11 +436,7 @@ def test_a_bare_npy_is_refused(tmp_path):
 
 
 def test_an_unpickled_object_is_never_run(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "trapped"), "w"))
-
-    np.savez(tmp_path / "own.npz", inputs=np.array([Trap()], object))
+    np.savez(tmp_path / "own.npz", inputs=np.array([Trap(tmp_path / "trapped")], object))
     with pytest.raises(ConfigError, match="it holds objects"):
         make_task(Data(task="arrays", path=tmp_path / "own.npz"), seed=0)
     assert not (tmp_path / "trapped").exists()

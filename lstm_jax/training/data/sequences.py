@@ -9,8 +9,10 @@ from lstm_jax.training.data.batch import Batch
 EVALUATION_BATCH = 250
 
 
-def shuffled(sequences: Batch, batch_size: int, seed: int) -> Callable[[int, int], Batch]:
+def shuffled(sequences: Batch, batch_size: int, seed: int) -> Callable[..., Batch]:
     """``(first step, n) -> n batches``, each epoch in an order of its own: a function of (seed, step).
+
+    A third argument asks for some rows of each batch.
 
     ``sequences`` holds all of them, sequence first: inputs ``[N, T, ...]``, lengths ``[N]``.
 
@@ -29,12 +31,16 @@ def shuffled(sequences: Batch, batch_size: int, seed: int) -> Callable[[int, int
             orders[epoch] = np.random.default_rng([seed, epoch]).permutation(N)
         return orders[epoch]
 
-    def batch(step: int) -> Batch:
-        places = step * batch_size + np.arange(batch_size)
+    def batch(step: int, rows: np.ndarray) -> Batch:
+        places = step * batch_size + rows
         chosen = np.array([order(int(place) // N)[place % N] for place in places])
         return take(sequences, chosen)
 
-    return lambda first, n: stack([batch(step) for step in range(first, first + n)])
+    def batches(first: int, n: int, rows: np.ndarray | None = None) -> Batch:
+        rows = np.arange(batch_size) if rows is None else rows
+        return stack([batch(step, rows) for step in range(first, first + n)])
+
+    return batches
 
 
 def in_order(sequences: Batch) -> Batch:

@@ -25,7 +25,8 @@ class Task:
       output_size: symbols, classes or numbers predicted a step.
       loss: of one prediction.
       figure: the name of the figure that people compare, see :mod:`lstm_jax.training.metrics`.
-      batches: ``(first step, n) -> Batch`` of arrays ``[n, ...]``; a function of seed and step.
+      batches: ``(first step, n, rows) -> Batch`` of arrays ``[n, ...]``, a function of seed and step;
+        ``rows`` are the numbers of those that are wanted, None is all.
       generate: or ``key -> Batch``, made on the device.
       held_out: chunks ``[N, ...]`` to choose the best model by.
       test: chunks to report on at the end, where the data has such a part.
@@ -34,6 +35,7 @@ class Task:
       baselines: what needs no network, in the unit of ``figure``, on the held-out part.
       test_baselines: the same on the test part.
       vocabulary: of text.
+      digest: of the training data, where it is known.
     """
 
     summary: str
@@ -43,7 +45,7 @@ class Task:
     held_out: Batch
     vocabulary_size: int = 0
     input_size: int = 0
-    batches: Callable[[int, int], Batch] | None = None
+    batches: Callable[[int, int, np.ndarray | None], Batch] | None = None
     generate: Callable[[jax.Array], Batch] | None = None
     test: Batch | None = None
     carried: bool = False
@@ -51,10 +53,14 @@ class Task:
     baselines: dict[str, float] = field(default_factory=dict)
     test_baselines: dict[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    digest: str = ""
 
     def fingerprint(self) -> str:
-        """Changes when the vocabulary or what is evaluated on does."""
+        """Changes when the vocabulary, what is evaluated on or, where it is known, what is learned does.
+
+        The last comes at the end, so that fingerprints of runs from before it are prefixes.
+        """
         digest = hashlib.sha256(repr(self.vocabulary).encode())
         for leaf in jax.tree.leaves((self.held_out, self.test)):
             digest.update(np.asarray(leaf).tobytes())
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()[:16] + self.digest[:16]

@@ -3,8 +3,10 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +14,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-Unit = Literal["character", "word"]
+Unit = Literal["character", "word", "token"]
+
+CODE_POINTS = 0x110000
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """Symbols by id; id 0 stands for every symbol that is not in the vocabulary.
 
-    Words are runs of letters and digits, single other signs, and line ends.
+    Words are runs of letters and digits, single other signs, and line ends; tokens are what stands
+    between spaces, and line ends.
 
     >>> vocabulary = Vocabulary.of("abba")
     >>> vocabulary.encode("abc")
@@ -42,13 +47,19 @@ class Vocabulary:
 
         Words that occur once become the unknown symbol, so that it is met in training.
         """
-        counts = Counter(split(text, unit))
-        counts.pop(UNKNOWN, None)
-        if unit == "word":
-            frequent = sorted(counts, key=lambda word: (-counts[word], word))
-            kept = [word for word in frequent if counts[word] > 1][: size and size - 1]
+        return cls.of_counts(count([text], unit), unit, size)
+
+    @classmethod
+    def of_counts(
+        cls, counts: Mapping[str, int], unit: Unit = "character", size: int | None = None
+    ) -> "Vocabulary":
+        """The same, from how often each symbol occurs."""
+        known = {symbol: n for symbol, n in counts.items() if symbol != UNKNOWN}
+        if unit != "character":
+            frequent = sorted(known, key=lambda word: (-known[word], word))
+            kept = [word for word in frequent if known[word] > 1][: size and size - 1]
         else:
-            kept = list(counts)
+            kept = list(known)
         return cls((UNKNOWN, *sorted(kept)), unit)
 
     def __len__(self) -> int:
@@ -56,8 +67,10 @@ class Vocabulary:
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of a text's symbols, int32."""
-        ids = {symbol: n for n, symbol in enumerate(self.symbols)}
-        return np.array([ids.get(symbol, 0) for symbol in split(text, self.unit)], np.int32)
+        if self.unit == "character":
+            return self._id_of_code_point[_code_points(text)]
+        symbols = split(text, self.unit)
+        return np.fromiter(map(self._ids.get, symbols, repeat(0)), np.int32)
 
     def decode(self, ids: ArrayLike) -> str:
         """The text of some ids; words are joined with spaces."""
@@ -66,6 +79,22 @@ class Vocabulary:
     def join(self, symbols: Iterable[str]) -> str:
         """Symbols as a text."""
         return "".join(symbols) if self.unit == "character" else " ".join(symbols)
+
+    def changes(self, before: "Vocabulary") -> str:
+        """What of it is another than before, in words; empty if nothing is.
+
+        >>> Vocabulary.of("abd").changes(Vocabulary.of("abc"))
+        "the vocabulary had 4 symbols and has 4; new: 'd'; gone: 'c'"
+        """
+        if self == before:
+            return ""
+        sizes = f"the vocabulary had {len(before)} symbols and has {len(self)}"
+        new, gone = (
+            sorted(set(a.symbols) - set(b.symbols)) for a, b in ((self, before), (before, self))
+        )
+        return "; ".join(
+            [sizes, *(f"{n}: {_some(s)}" for n, s in (("new", new), ("gone", gone)) if s)]
+        )
 
     def save(self, path: Path) -> None:
         """Writes JSON."""
@@ -77,7 +106,62 @@ class Vocabulary:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return cls(tuple(fields["symbols"]), fields["unit"])
 
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {symbol: n for n, symbol in enumerate(self.symbols)}
+
+    @cached_property
+    def _id_of_code_point(self) -> np.ndarray:
+        table = np.zeros(CODE_POINTS, np.int32)
+        table[[ord(symbol) for symbol in self.symbols]] = range(len(self))
+        return table
+
 
 def split(text: str, unit: Unit) -> Iterable[str]:
     """A text as symbols."""
-    return text if unit == "character" else re.findall(r"\w+|[^\w\s]|\n", text)
+    if unit == "character":
+        return text
+    return re.findall(r"\w+|[^\w\s]|\n" if unit == "word" else r"\S+|\n", text)
+
+
+def count(blocks: Iterable[str], unit: Unit) -> dict[str, int]:
+    """How often each symbol occurs in a text that comes in blocks."""
+    if unit != "character":
+        words: Counter[str] = Counter()
+        for block in whole_symbols(blocks, unit):
+            words.update(split(block, unit))
+        return words
+    counts = np.zeros(CODE_POINTS, np.int64)
+    for block in blocks:
+        found = np.bincount(_code_points(block))
+        counts[: len(found)] += found
+    return {chr(n): int(counts[n]) for n in np.flatnonzero(counts)}
+
+
+def whole_symbols(blocks: Iterable[str], unit: Unit) -> Iterator[str]:
+    """A text in other blocks, such that no symbol is cut.
+
+    >>> list(whole_symbols(["to b", "e or", " not", ""], "word"))
+    ['to ', 'be ', 'or ', 'not']
+    """
+    if unit == "character":
+        yield from blocks
+        return
+    rest = ""
+    for block in blocks:
+        text = rest + block
+        end = 1 + max(text.rfind(" "), text.rfind("\n"))  # no word reaches over either
+        rest = text[end:]
+        if end:
+            yield text[:end]
+    if rest:
+        yield rest
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+def _some(symbols: list[str], most: int = 5) -> str:
+    more = f" and {len(symbols) - most:,} more" if len(symbols) > most else ""
+    return ", ".join(map(repr, symbols[:most])) + more
