@@ -1,4 +1,7 @@
-"""The command line: train, evaluate, generate. Heavy imports come after the arguments are understood."""
+"""The command line: train, sweep, search, compile for others, evaluate, generate.
+
+Heavy imports come after the arguments are understood.
+"""
 
 import dataclasses
 import sys
@@ -8,58 +11,175 @@ from typing import Annotated
 
 import tyro
 
-from lstm_jax.training.config import ConfigError, Experiment, Sample, read_config
+from lstm_jax.training.config import (
+    ConfigError,
+    ConfigFile,
+    Experiment,
+    Sample,
+    locate,
+    read_config,
+)
+from lstm_jax.training.overrides import apply, check_names, check_space, folder_name, grid
+
+
+@dataclasses.dataclass(frozen=True)
+class HowToRun:
+    """What to do with the experiment; no part of it."""
+
+    sweep: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Runs it once for each of the config file's `sweep`, into folders of WORKDIR; skips those that are
+    complete."""
+    search: int | None = None
+    """Searches the config file's `search` with Optuna until there are so many runs, likewise."""
+    compile_for: str | None = None
+    """Compiles a training step for a TPU slice, such as v5e:4x4, and says whether it fits; trains nothing,
+    needs libtpu and no TPU."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Prints the experiment, its parameters and the memory of a training step; trains and writes nothing."""
+
+    def __post_init__(self) -> None:
+        if self.search is not None and self.search < 1:
+            raise ConfigError(f"--search: expected a positive number, got {self.search}.")
+        chosen = {
+            "--sweep": self.sweep,
+            "--search": self.search is not None,
+            "--compile-for": self.compile_for is not None,
+            "--dry-run": self.dry_run,
+        }
+        given = [flag for flag, is_given in chosen.items() if is_given]
+        if len(given) > 1:
+            raise ConfigError(f"expected one of {', '.join(chosen)}, got {' and '.join(given)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a command line asks for."""
+
+    file: ConfigFile
+    experiment: Experiment
+    """That of the file, with the command line over it."""
+    how: HowToRun
 
 
 def main(argv: Sequence[str], default_config: Path) -> int:
     """Runs ``[CONFIG.py] [--field.name VALUE ...]``, ``evaluate RUN`` or ``generate RUN``.
 
     Returns:
-      The exit code: 0; 1 if training diverged; 2 if what was asked for cannot be run, with the reason
-      on stderr.
+      The exit code: 0, also where a signal ended training early; 1 if training cannot go on, a run of
+      several failed, or a program does not fit; 2 if what was asked for cannot be run. The reason is on
+      stderr.
     """
     try:
         command, args = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("train", argv)
-        if command == "train":
-            return train(parse(args, default_config))
-        return COMMANDS[command](args)
+        if command != "train":
+            return COMMANDS[command](args)
+        request = parse(args, default_config)
+        if request.how.sweep:
+            return sweep(request)
+        if request.how.search is not None:
+            return search(request, request.how.search)
+        experiment = locate(request.experiment)
+        if request.how.compile_for is not None:
+            return compile_for(experiment, request.how.compile_for)
+        return dry_run(experiment) if request.how.dry_run else train(experiment)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def parse(argv: Sequence[str], default_config: Path) -> Experiment:
-    """The experiment that the arguments describe. ``--help`` and misspelt flags exit here."""
+def parse(argv: Sequence[str], default_config: Path) -> Request:
+    """What the arguments ask for. ``--help`` and misspelt flags exit here."""
     args = list(argv)
-    config = Path(args.pop(0)) if args and not args[0].startswith("-") else default_config
-    experiment = tyro.cli(
-        Experiment,
+    path = Path(args.pop(0)) if args and not args[0].startswith("-") else default_config
+    file = read_config(path)
+
+    def command(
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = file.config,
+        how: Annotated[HowToRun, tyro.conf.arg(name="")] = HowToRun(),
+    ) -> Request:
+        return Request(file, experiment, how)
+
+    return tyro.cli(
+        command,
         prog="python train.py [CONFIG.py]",
-        description=f"{Experiment.__doc__} Defaults are those of {config}. Also: "
+        description=f"{Experiment.__doc__} Defaults are those of {path}. Also: "
         "train.py evaluate RUN, train.py generate RUN.",
         args=args,
-        default=read_config(config),
     )
-    path = experiment.data.path
-    if path is None:
-        return experiment
-    if not path.exists():
-        raise ConfigError(f"data.path: cannot read {path}: no such file or folder.")
-    data = dataclasses.replace(experiment.data, path=path.resolve())  # evaluate runs from anywhere
-    return dataclasses.replace(experiment, data=data)
 
 
 def train(experiment: Experiment) -> int:
-    """Trains; diverging is exit code 1."""
-    from lstm_jax.training.checkpoint import NotFiniteError
+    """Trains; ended by a signal it is well, and 1 if it cannot go on."""
+    from lstm_jax.training.errors import RunError
     from lstm_jax.training.loop import train
 
     try:
         train(experiment)
-    except NotFiniteError as error:
+    except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def compile_for(experiment: Experiment, name: str) -> int:
+    """``--compile-for SLICE``: 1 if it does not fit."""
+    from lstm_jax.training.compile_for import compile_for
+    from lstm_jax.training.slices import Slice
+
+    return compile_for(experiment, Slice(name))
+
+
+def dry_run(experiment: Experiment) -> int:
+    """``--dry-run``: what would be trained."""
+    from lstm_jax.training.dry_run import dry_run
+
+    dry_run(experiment)
+    return 0
+
+
+def sweep(request: Request) -> int:
+    """``--sweep``: every run of the config file's ``sweep``; a run that failed is exit code 1."""
+    if request.file.sweep is None:
+        raise ConfigError(
+            f"--sweep: {request.file.path} defines none; add sweep = {{'optimizer.learning_rate': "
+            "[1e-3, 3e-3]} to it."
+        )
+    base = request.experiment
+    runs = grid(request.file.sweep)
+    for overrides in runs:  # all of them, before the first begins
+        check_names("sweep", overrides, base, request.file.config)
+        try:
+            locate(apply(base, overrides))
+        except ConfigError as error:
+            raise ConfigError(f"sweep: {folder_name(overrides)}: {error}") from error
+    from lstm_jax.training.child import Children
+    from lstm_jax.training.sweep import Sweep
+
+    sweep = Sweep(base, base.workdir or Path(f"{base.run_dir}-sweep"))
+    for overrides in runs:
+        sweep.add(overrides)
+    with Children(train) as children:
+        sweep.go_through(children)
+        return sweep.report(children.stopped)
+
+
+def search(request: Request, trials: int) -> int:
+    """``--search N``: so many runs of the config file's ``search``, as Optuna chooses them."""
+    if request.file.search is None:
+        raise ConfigError(
+            f"--search: {request.file.path} defines none; add search = {{'optimizer.learning_rate': "
+            "Range(1e-4, 1e-2, log=True)} to it."
+        )
+    base = request.experiment
+    space = check_space(request.file.search, base, request.file.config)
+    from lstm_jax.training.child import Children
+    from lstm_jax.training.search import search
+    from lstm_jax.training.sweep import Sweep
+
+    sweep = Sweep(base, base.workdir or Path(f"{base.run_dir}-search"))
+    with Children(train) as children:
+        search(sweep, space, trials, children)
+        return sweep.report(children.stopped)
 
 
 def evaluate(args: Sequence[str]) -> int:

@@ -1,15 +1,18 @@
 """An experiment is one frozen dataclass. Imports nothing slow: ``--help`` must answer at once."""
 
+import difflib
+import re
 import runpy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 TaskName = Literal[
     "text", "adding", "copy", "temporal_order", "reber", "images", "piano_roll", "arrays"
 ]
 NEED_A_PATH = ("images", "piano_roll", "arrays")
+SOURCES = ("hf", "name")
 
 
 class ConfigError(ValueError):
@@ -38,6 +41,8 @@ class Model:
     """Share of the layers' inputs dropped."""
     forget_bias: float = 1.0
     """Initial bias of the forget gate."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What is computed in; parameters, cell states and losses stay float32."""
     chrono: int | None = None
     """Longest dependency expected, in steps: spreads the forget biases up to it (chrono
     initialization), in place of forget_bias. lstm only."""
@@ -63,11 +68,13 @@ class Data:
     piano_roll, arrays: from files."""
     path: Path | None = None
     """text: a UTF-8 file or a folder of .txt files, the last tenth held out (None: the corpus that
-    comes with Python). images: a folder of IDX files. piano_roll: .mat or .npz. arrays: .npz."""
-    unit: Literal["character", "word"] = "character"
-    """text: what a symbol is."""
+    comes with Python); hf:NAME or hf:NAME:CONFIG of the Hugging Face Hub; name:text8, name:enwik8,
+    name:wikitext-103, name:ptb. images: a folder of IDX files; name:mnist. piano_roll: .mat or .npz.
+    arrays: .npz."""
+    unit: Literal["character", "word", "token"] = "character"
+    """text: what a symbol is; a token is what stands between spaces, for text that was split before."""
     vocabulary_size: int = 10_000
-    """text in words: at most so many, the most frequent ones."""
+    """text in words or tokens: at most so many, the most frequent ones."""
     image_order: Literal["rows", "pixels", "permuted"] = "rows"
     """images: one row a step, one pixel a step, or the pixels in a fixed random order."""
     batch_size: int = 16
@@ -139,13 +146,22 @@ class Train:
     """Steps between checkpoints; one is also saved at the end."""
     steps_per_dispatch: int = 10
     """Steps in one call of the compiled function; must divide the other numbers here."""
+    keep_last: int = 2
+    """Newest checkpoints to keep; with one, a damaged one costs the run."""
+    keep_best: int = 2
+    """Best models to keep."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """Where the loss or the gradient is not finite: stop, or skip the update and count it."""
+    accumulate: int = 1
+    """Parts that a batch is cut into along its sequences, run one after the other to save memory; the
+    update is that of the whole batch."""
     patience: int | None = None
     """Stops early after so many evaluations without a better held-out loss; None never does."""
 
     def __post_init__(self) -> None:
         _types(self)
         numbers = ("steps", "log_every", "eval_every", "checkpoint_every")
-        _positive(self, *numbers, "steps_per_dispatch")
+        _positive(self, *numbers, "steps_per_dispatch", "accumulate", "keep_last", "keep_best")
         for name in numbers:
             divides = getattr(self, name) % self.steps_per_dispatch == 0
             n = self.steps_per_dispatch
@@ -155,6 +171,65 @@ class Train:
         _require(self, "checkpoint_every", aligned, f"a multiple of train.log_every ({n})")
         if self.patience is not None:
             _positive(self, "patience")
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is written beside metrics.jsonl."""
+
+    tensorboard: bool = False
+    """Figures for TensorBoard in the run folder (needs tensorboardX)."""
+    wandb: str | None = None
+    """Figures to this project of Weights & Biases (needs wandb)."""
+    norms: bool = False
+    """Norms of each parameter and its gradient among the figures."""
+    profile: tuple[int, int] | None = None
+    """Profiles the steps from the first to the second number, into the run folder; view with xprof."""
+
+    def __post_init__(self) -> None:
+        _types(self)
+        if self.profile is not None:
+            first, last = self.profile
+            _require(
+                self, "profile", 0 < first <= last, "two steps, the first not after the second"
+            )
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Many devices; a run may go on with others than it began with."""
+
+    data: int | None = None
+    """Devices that share out the sequences of a batch; None is all that are there, divided by model."""
+    model: int = 1
+    """Devices that share out the hidden units of each layer, for layers too large for one device."""
+    parameters: Literal["replicated", "sharded"] = "replicated"
+    """sharded: parameters and the optimizer's state are split over the data devices (FSDP), and
+    gathered a layer at a time."""
+    axes: Literal["auto", "explicit"] = "auto"
+    """Axis types of the mesh: XLA propagates shardings, or they are part of jax's types."""
+    coordinator: str | None = None
+    """HOST:PORT where several processes meet; auto: as the cluster says; None: so under srun, mpirun
+    or on a TPU pod that names its workers, else one process."""
+    processes: int | None = None
+    """With HOST:PORT: how many processes."""
+    process: int | None = None
+    """With HOST:PORT: which of them this is, from 0."""
+
+    def __post_init__(self) -> None:
+        _types(self)
+        _positive(self, "model")
+        if self.data is not None:
+            _positive(self, "data")
+        if self.processes is not None:
+            _positive(self, "processes")
+        addressed = self.coordinator not in (None, "auto")
+        for name in ("processes", "process"):
+            said = getattr(self, name) is not None
+            _require(self, name, said == addressed, "it together with mesh.coordinator HOST:PORT")
+        if self.process is not None:
+            fits = 0 <= self.process < (self.processes or 0)
+            _require(self, "process", fits, "0 to mesh.processes - 1")
 
 
 @dataclass(frozen=True)
@@ -194,6 +269,8 @@ class Experiment:
     data: Data = field(default_factory=Data)
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
+    log: Log = field(default_factory=Log)
+    mesh: Mesh = field(default_factory=Mesh)
     sample: Sample = field(default_factory=Sample)
 
     def __post_init__(self) -> None:
@@ -210,6 +287,11 @@ class Experiment:
                 f"model.bidirectional: expected False for the task {self.data.task!r}, which predicts "
                 "what comes next: read backward, it would be seen."
             )
+        if self.model.hidden_size % self.mesh.model:
+            raise ConfigError(
+                f"mesh.model: expected a divisor of model.hidden_size ({self.model.hidden_size}), got "
+                f"{self.mesh.model}."
+            )
         if self.model.tied_embeddings and self.data.task != "text":
             raise ConfigError(
                 f"model.tied_embeddings: expected False for the task {self.data.task!r}; only text has "
@@ -222,8 +304,46 @@ class Experiment:
         return self.workdir or Path("runs") / self.name
 
 
-def read_config(path: Path) -> Experiment:
-    """Runs a config file and takes its ``config``.
+def named_source(path: Path) -> tuple[str, str] | None:
+    """The kind and name of what is no path, though it stands in the place of one; else None.
+
+    >>> named_source(Path("name:text8")), named_source(Path("hf:owner/set")), named_source(Path("a.txt"))
+    (('name', 'text8'), ('hf', 'owner/set'), None)
+    """
+    kind, colon, name = path.as_posix().partition(":")
+    return (kind, name) if colon and kind in SOURCES else None
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a search draws a field from: numbers from ``low`` to ``high``, whole ones if both are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    """Evenly in the logarithm: each order of magnitude as often as another."""
+
+    def __post_init__(self) -> None:
+        _types(self)
+        _require(self, "high", self.low < self.high, f"more than low ({self.low})")
+        if self.log:
+            _require(self, "low", self.low > 0, "a positive number with log=True")
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What a config file defines; ``sweep`` and ``search`` are looked at when they are asked for."""
+
+    path: Path
+    config: Experiment
+    sweep: Any = None
+    """A dict of fields to lists of values (a grid), or a list of dicts of fields to values."""
+    search: Any = None
+    """A dict of fields to a :class:`Range` or a list of values."""
+
+
+def read_config(path: Path) -> ConfigFile:
+    """Runs a config file and takes what it defines.
 
     Raises:
       ConfigError: if the file is missing, fails, or defines no ``config`` of the right type.
@@ -233,29 +353,65 @@ def read_config(path: Path) -> Experiment:
     try:
         names = runpy.run_path(str(path))
     except Exception as error:
-        raise ConfigError(f"config file {path} failed: {type(error).__name__}: {error}") from error
+        said = f"{type(error).__name__}: {error}{_nearest_keyword(str(error))}"
+        raise ConfigError(f"config file {path} failed: {said}") from error
     config = names.get("config")
     if not isinstance(config, Experiment):
         raise ConfigError(
             f"config file {path}: expected it to define config = Experiment(...), got "
             f"{'nothing' if config is None else type(config).__name__}."
         )
-    return config
+    return ConfigFile(path, config, names.get("sweep"), names.get("search"))
+
+
+def locate(experiment: Experiment) -> Experiment:
+    """The experiment with ``data.path`` as it is from any folder.
+
+    Raises:
+      ConfigError: if nothing is there.
+    """
+    path = experiment.data.path
+    if path is None or named_source(path):
+        return experiment
+    if not path.exists():
+        raise ConfigError(
+            f"data.path: cannot read {path}: no such file or folder (data sets are written name:NAME "
+            "or hf:NAME)."
+        )
+    return replace(experiment, data=replace(experiment.data, path=path.resolve()))
+
+
+def _nearest_keyword(error: str) -> str:
+    """For a keyword that no group has, the one that was meant (from 3.13 on Python itself says it)."""
+    wrong = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'$", error)
+    group = globals().get(wrong[1]) if wrong else None
+    if wrong is None or group is None:
+        return ""
+    near = difflib.get_close_matches(wrong[2], [f.name for f in fields(group)], n=1)
+    return f". Did you mean '{near[0]}'?" if near else ""
 
 
 def _types(group: object) -> None:
     """Values are of the types that the fields say: a config file can hold anything."""
     for name, hint in get_type_hints(type(group)).items():
-        value = getattr(group, name)
-        if get_origin(hint) is Literal:
-            allowed = get_args(hint)
-            _require(group, name, value in allowed, f"one of {', '.join(allowed)}")
-            continue
-        kinds = get_args(hint) or (hint,)
-        fits = isinstance(value, kinds) or (float in kinds and isinstance(value, int))
-        fits = fits and (not isinstance(value, bool) or bool in kinds)
-        names = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
-        _require(group, name, fits, f"{names}")
+        expected = type_error(hint, getattr(group, name))
+        _require(group, name, expected is None, f"{expected}")
+
+
+def type_error(hint: Any, value: object) -> str | None:
+    """What a field of this type takes, if the value is nothing of that kind.
+
+    >>> type_error(float, 1), type_error(int | None, 1.5)
+    (None, 'int or None')
+    """
+    if get_origin(hint) is Literal:
+        allowed = get_args(hint)
+        return None if value in allowed else f"one of {', '.join(allowed)}"
+    kinds = tuple(get_origin(kind) or kind for kind in get_args(hint) or (hint,))
+    fits = isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+    if fits and (not isinstance(value, bool) or bool in kinds):
+        return None
+    return " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
 
 
 def _positive(group: object, *names: str) -> None:

@@ -1,12 +1,14 @@
 """The figures of a model on a task, and how they are said."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.task import Task
 from lstm_jax.training.metrics import FIGURES
+
+Metrics = dict[str, np.ndarray]
 
 
 def figures_of(sums: dict[str, Any], task: Task, part: str) -> dict[str, float]:
@@ -20,13 +22,33 @@ def figures_of(sums: dict[str, Any], task: Task, part: str) -> dict[str, float]:
     return figures | {f"{part}/{task.figure}": of(loss, accuracy)}
 
 
-def training_figures(dispatches: Iterable[dict[str, Any]], task: Task) -> dict[str, float]:
-    """Means over the steps of some dispatches."""
-    metrics = list(dispatches)
-    mean = {n: float(np.concatenate([m[n] for m in metrics]).mean()) for n in metrics[0]}
-    figures = {f"train/{name}": value for name, value in mean.items()}
+def training_figures(steps: Metrics, task: Task) -> dict[str, float]:
+    """Means over steps; those whose update was skipped are counted, and left out of the means."""
+    skipped = steps.get("skipped", np.zeros(len(steps["loss"]), bool))
+    figures = {
+        f"train/{name}": float(values[~skipped].mean())
+        for name, values in steps.items()
+        if name != "skipped"
+    }
+    if "skipped" in steps:
+        figures["train/skipped"] = int(skipped.sum())
     _, of = FIGURES[task.figure]
-    return figures | {f"train/{task.figure}": of(mean["loss"], mean.get("accuracy", float("nan")))}
+    accuracy = figures.get("train/accuracy", float("nan"))
+    return figures | {f"train/{task.figure}": of(figures["train/loss"], accuracy)}
+
+
+def first_bad(steps: Metrics) -> int | None:
+    """The first step, from 0, whose loss or gradient is not finite and whose update was not skipped."""
+    fine = np.isfinite(steps["loss"]) & np.isfinite(steps["gradient_norm"])
+    if "skipped" in steps and not steps["skipped"].all():
+        fine |= steps["skipped"]
+    return None if fine.all() else int(np.argmin(fine))
+
+
+def parts_of(task: Task) -> list[tuple[str, str, Batch]]:
+    """What is reported on in the end: the key of its figures, its name for people, its chunks."""
+    parts = [("eval", "held out", task.held_out)]
+    return parts if task.test is None else [*parts, ("test", "test", task.test)]
 
 
 def in_line(figures: dict[str, float], task: Task, part: str) -> str:

@@ -5,43 +5,60 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from lstm_jax.training.checkpoint import Checkpoints, NotFiniteError
+from lstm_jax.training import distributed
+from lstm_jax.training.checkpoint import Checkpoints, quiet
 from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.task import Task
 from lstm_jax.training.data.tasks import make_task
-from lstm_jax.training.evaluation import figures_of, in_line, training_figures
+from lstm_jax.training.errors import NotFiniteError
+from lstm_jax.training.evaluation import (
+    figures_of,
+    first_bad,
+    in_line,
+    parts_of,
+    training_figures,
+)
 from lstm_jax.training.generate import generate
-from lstm_jax.training.metrics import FIGURES, Clock, duration
-from lstm_jax.training.model import Sizes, make_model
-from lstm_jax.training.optimizer import make_optimizer
+from lstm_jax.training.metrics import FIGURES, Clock, duration, machine_figures
 from lstm_jax.training.plots import plot_curves
+from lstm_jax.training.profile import Profile
+from lstm_jax.training.program import Program, make_program
 from lstm_jax.training.progress import Progress
-from lstm_jax.training.run import RunFolder
-from lstm_jax.training.state import TrainState
-from lstm_jax.training.step import make_evaluation, make_train_steps
+from lstm_jax.training.run import RunFolder, as_json
+from lstm_jax.training.sharding import alone, on_the_host, rows_here, spread
+from lstm_jax.training.stopping import on_signals
+from lstm_jax.training.writers import check_writers, make_writers
 
 
-def train(experiment: Experiment) -> dict[str, float]:
+def train(experiment: Experiment) -> dict[str, float] | None:
     """Runs an experiment, or goes on with it, and prints its progress.
 
     Returns:
-      The figures of the best model: ``eval/...``, and ``test/...`` where there is a test part.
+      The figures of the best model: ``eval/...``, and ``test/...`` where there is a test part. None if a
+      signal ended it early; the same call goes on from there.
 
     Raises:
       ConfigError: if the data or the run folder cannot be used; nothing is written then.
-      NotFiniteError: if training diverges.
+      RunError: if training diverges or the folder cannot be written any more.
     """
     started = time.monotonic()
+    distributed.start(experiment.mesh)
     task = make_task(experiment.data, experiment.seed)
+    program = make_program(experiment, task, jax.devices())
     check(experiment, task)  # all this before the folder: what cannot be run leaves none
-    trainer = Trainer(experiment, task)
-    figures = trainer.run()
-    trainer.progress.say(f"{duration(time.monotonic() - started)} in all; {trainer.folder.path}")
+    distributed.wait_for_all("the folder was checked")
+    folder = RunFolder(experiment.run_dir, writes=distributed.is_first())
+    with folder.held(), quiet(), jax.set_mesh(program.mesh):
+        trainer = Trainer(experiment, task, program, folder)
+        figures = trainer.run()
+        seconds = time.monotonic() - started
+        if figures is not None:
+            best = {"step": trainer.best_step, "figure": task.figure, "figures": figures}
+            folder.finish(best | {"seconds": seconds})
+    trainer.progress.say(f"{duration(seconds)} in all; {folder.path}")
     return figures
 
 
@@ -61,85 +78,130 @@ def check(experiment: Experiment, task: Task) -> None:
             f"sample.prompt: expected at least one {task.vocabulary.unit}, got "
             f"{experiment.sample.prompt!r}."
         )
+    check_writers(experiment.log)
     folder = RunFolder(experiment.run_dir)
     folder.check(experiment)
-    folder.check_data(task.fingerprint())
+    folder.check_data(task.fingerprint(), task.vocabulary)
 
 
 class Trainer:
     """One experiment in its run folder."""
 
-    def __init__(self, experiment: Experiment, task: Task):
-        self.experiment, self.task = experiment, task
-        sizes = Sizes(task.vocabulary_size, task.input_size, task.output_size)
-        self.folder = RunFolder(experiment.run_dir)
-        self.folder.begin(experiment)
-        self.folder.write_task(sizes, task.fingerprint(), task.vocabulary)
-
-        self.graphdef, self.state = self._start(sizes)
-        self.newest = Checkpoints(self.folder.file("checkpoints"), keep=2)
-        self.best = Checkpoints(self.folder.file("best"), keep=2)
-        if (step := self.newest.latest()) is not None:
-            self.state = self.newest.restore(step, self.state)
-        self.first = int(self.state.step)
-        if self.first % experiment.train.steps_per_dispatch:
-            raise ConfigError(
-                f"train.steps_per_dispatch: expected a divisor of {self.first}, the step to go on from, got "
-                f"{experiment.train.steps_per_dispatch}."
-            )
-        self.folder.cut(self.first)
-        self.history = self.folder.metrics()
-
+    def __init__(self, experiment: Experiment, task: Task, program: Program, folder: RunFolder):
+        self.experiment, self.task, self.program = experiment, task, program
+        self.folder, self.mesh = folder, program.mesh
         run = experiment.train
+        changes = self.folder.begin(experiment)
+        self.folder.write_task(program.sizes, task.fingerprint(), task.vocabulary)
+
+        self.progress = Progress(run.steps, silent=not distributed.is_first())
+        self.state = program.start()
+        self.newest = Checkpoints(self.folder.file("checkpoints"), keep=run.keep_last)
+        self.best = Checkpoints(self.folder.file("best"), keep=run.keep_best)
+        self.first = self._go_on()
+        self.progress.begin(self.first)
+        distributed.wait_for_all("the folder was cut")
+        self.history = self.folder.metrics()
         steps_of_a_sequence = np.shape(task.held_out.weights)[1]
         self.clock = Clock(run.steps, steps_of_a_sequence * experiment.data.batch_size)
-        self.progress = Progress(run.steps, self.first)
-        self.evaluate = make_evaluation(self.graphdef, task)
-        self.since_log: list[dict[str, jax.Array]] = []
-
-    def run(self) -> dict[str, float]:
-        """Trains to the end, and reports."""
-        run = self.experiment.train
-        update = make_train_steps(
-            self.graphdef,
-            self.task,
-            make_optimizer(self.experiment.optimizer, run),
-            seed=self.experiment.seed,
-            reset_probability=self.experiment.data.reset_probability,
-            n=run.steps_per_dispatch,
+        self.writers = (
+            make_writers(
+                experiment.log, self.folder.path, experiment.name, self.first, as_json(experiment)
+            )
+            if distributed.is_first()
+            else []
         )
+        self.profile = Profile(experiment.log.profile, self.folder.file("profile"))
+        self._event(
+            self.first, "; ".join(["begun" if not self.first else "gone on with", *changes])
+        )
+        for change in changes:
+            self.progress.say(f"changed: {change}")
+
+    def run(self) -> dict[str, float] | None:
+        """Trains to the end, and reports; or to a signal."""
         self._introduce()
+        with on_signals() as self.stop:
+            try:
+                figures = self._report() if self._train() else None
+            finally:
+                self.progress.close()
+                self.profile.close()
+                for writer in self.writers:
+                    writer.close()
+                self.newest.close()
+                self.best.close()
+            if figures is None:
+                signal = self.stop.signal or "a signal to another process"
+                self._event(self.done, f"stopped by {signal}")
+                self.progress.say(
+                    f"stopped by {signal} after step {self.done:,}, and saved; the same command "
+                    "goes on from there"
+                )
+        return figures
+
+    def _train(self) -> bool:
+        """Whether the end was reached, and not a signal."""
+        run = self.experiment.train
+        self.done, stops = self.first, False
+        if self.done % run.eval_every == 0 and self.done and not self._was_evaluated(self.done):
+            self._evaluate(self.done)  # which a signal had cut short
         for done, batches in () if self._is_out_of_patience() else self._dispatches():
-            self.state, metrics = update(self.state, batches)
+            self.done = done
+            self.profile.before(done - run.steps_per_dispatch + 1, run.steps_per_dispatch)
+            self.state, metrics = self.program.update(self.state, batches)
             self.since_log.append(metrics)
+            self.profile.after(done, metrics)
             if not self.clock.running:
                 jax.block_until_ready(metrics)
                 self.clock.start(done)  # from here on, so that compilation is left out
             end = done == run.steps
             if done % run.log_every == 0 or end:
                 self._log(done)
-            if done % run.eval_every == 0 or done % run.checkpoint_every == 0 or end:
+            evaluates = done % run.eval_every == 0 or end
+            stops = self._is_told(done)
+            saves = done % run.checkpoint_every == 0 or end or stops
+            if evaluates or saves:
                 jax.block_until_ready(self.state)  # or the clock would leave training out too
             with self.clock.paused():
-                if done % run.eval_every == 0 or end:
+                if evaluates and not stops:
                     self._evaluate(done)
                     end = end or self._is_out_of_patience()
-                if done % run.checkpoint_every == 0 or end:
-                    self.newest.save(done, self.state, self.state.params)
-            if end:
+                    stops = stops or self._is_stopped()
+                if saves or end or stops:
+                    self._save(done)
+                    stops = stops or self._is_stopped()
+            if end or stops:
                 break
-        return self._report()
+        return not stops
 
-    def _start(self, sizes: Sizes) -> tuple[Any, TrainState]:
-        """The network, and the state before the first step."""
-        experiment = self.experiment
-        graphdef, params = make_model(sizes, experiment.model, experiment.seed)
-        optimizer = make_optimizer(experiment.optimizer, experiment.train)
-        carry = ()
-        if self.task.carried:
-            carry = nnx.merge(graphdef, params).initialize_carry(experiment.data.batch_size)
-        step = jnp.zeros((), jnp.int32)
-        return graphdef, TrainState(step, params, optimizer.init(params), carry)
+    def _go_on(self) -> int:
+        """Restores the newest checkpoint that is whole; gives its step, 0 where there is none."""
+        found = self.newest.newest(self.state, say=self._warn)
+        step, self.since_log = 0, []
+        if found is not None:
+            step, self.state = found.step, found.state
+            if since := found.notes["since_log"]:
+                self.since_log = [{name: _array(values) for name, values in since.items()}]
+        if step % self.experiment.train.steps_per_dispatch:
+            raise ConfigError(
+                f"train.steps_per_dispatch: expected a divisor of {step}, the step to go on from, got "
+                f"{self.experiment.train.steps_per_dispatch}."
+            )
+        # What comes after that step will be made again.
+        self.folder.cut(step)
+        self.newest.drop(lambda other: other > step)
+        self.best.drop(lambda other: other > step)
+        best = self.best.newest(self.state.params, say=self._warn)
+        self.best_loss = np.inf if best is None else best.notes["loss"]
+        return step
+
+    def _warn(self, text: str) -> None:
+        self.progress.say(f"warning: {text}")
+        self._event(0, text)
+
+    def _event(self, step: int, what: str) -> None:
+        self.folder.event(step, what)
 
     def _introduce(self) -> None:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
@@ -150,29 +212,87 @@ class Trainer:
     def _dispatches(self) -> Iterator[tuple[int, Batch | None]]:
         """For each call of the compiled function: the steps done after it, and its batches."""
         n, last = self.experiment.train.steps_per_dispatch, self.experiment.train.steps
+        B = self.experiment.data.batch_size
+        rows = rows_here(self.mesh, B)
         for first in range(self.first, last, n):
-            batches = None if self.task.batches is None else self.task.batches(first, n)
-            yield first + n, batches
+            batches = None if self.task.batches is None else self.task.batches(first, n, rows)
+            yield first + n, None if batches is None else spread(self.mesh, batches, B, rows)
+
+    def _steps(self) -> dict[str, np.ndarray]:
+        """The figures of every step since the last log."""
+        dispatches = jax.device_get(self.since_log)
+        names = dispatches[0] if dispatches else ()
+        return {name: np.concatenate([d[name] for d in dispatches]) for name in names}
 
     def _log(self, done: int) -> None:
-        figures = training_figures(self.since_log, self.task)
+        steps = self._steps()
+        self._check_finite(steps, done)
+        figures = training_figures(steps, self.task)
         self.since_log = []
         speed = self.clock.tokens_per_second(done)
-        self._write(done, figures | ({"tokens_per_second": speed} if speed else {}))
+        self._write(done, figures | machine_figures(speed, self.mesh.size))
         self.progress.step(done, figures, self.task.figure, speed, self.clock.left(done))
+        self.newest.check()
+        self.best.check()
+
+    def _check_finite(self, steps: dict[str, np.ndarray], done: int) -> None:
+        bad = first_bad(steps) if steps else None
+        if bad is None:
+            return
+        step = done - len(steps["loss"]) + bad + 1
+        whole = self.newest.latest()
+        raise NotFiniteError(
+            f"step {step:,} gave a loss of {steps['loss'][bad]} and a gradient norm of "
+            f"{steps['gradient_norm'][bad]}; "
+            + (
+                "nothing was saved yet"
+                if whole is None
+                else f"the checkpoint of step {whole:,} is good"
+            )
+            + ". Lower optimizer.learning_rate or optimizer.clip_norm, look for NaN in the data of that step"
+            + (
+                "."
+                if self.experiment.train.on_nan == "skip"
+                else ", or go on with --train.on-nan skip."
+            )
+        )
+
+    def _save(self, done: int) -> None:
+        if self.newest.latest() == done:
+            return
+        steps = self._steps()
+        self._check_finite(steps, done)
+        self.folder.sync()
+        since = {name: values.tolist() for name, values in steps.items()}
+        self.newest.save(done, self.state, self.state.params, {"since_log": since})
+
+    def _was_evaluated(self, step: int) -> bool:
+        return any("eval/loss" in line for line in self.history if line["step"] == step)
 
     def _evaluate(self, done: int) -> None:
-        figures = figures_of(
-            self.evaluate(self.state.params, self.task.held_out), self.task, "eval"
-        )
-        better = figures["eval/loss"] < min(self._held_out_losses(), default=np.inf)
+        sums = self.program.evaluate(self.state.params, self.task.held_out, self._is_stopped)
+        if sums is None:
+            return
+        figures = figures_of(sums, self.task, "eval")
         self._write(done, figures)
         self.progress.say(f"step {done:>7,}  held out: {in_line(figures, self.task, 'eval')}")
-        if better:
-            self.best.save(done, self.state.params, self.state.params)
+        if figures["eval/loss"] < self.best_loss:
+            self.best_loss = figures["eval/loss"]
+            params = self.state.params
+            self.best.save(done, params, params, {"loss": self.best_loss})
         if (text := self._text(self.state.params)) is not None:
             self.folder.sample(done, text)
         self._plot()
+
+    def _is_stopped(self) -> bool:
+        """At any moment; several processes stop together, see :meth:`_is_told`."""
+        return bool(self.stop) and distributed.is_alone()
+
+    def _is_told(self, done: int) -> bool:
+        """After a dispatch; several processes ask each other when they log."""
+        if distributed.is_alone():
+            return bool(self.stop)
+        return done % self.experiment.train.log_every == 0 and distributed.any_of(bool(self.stop))
 
     def _is_out_of_patience(self) -> bool:
         losses, patience = self._held_out_losses(), self.experiment.train.patience
@@ -189,9 +309,17 @@ class Trainer:
         vocabulary = self.task.vocabulary
         if vocabulary is None:
             return None
-        return generate(self.graphdef, params, vocabulary, self.experiment.sample)
+        params = on_the_host(self.mesh, params)
+        if not distributed.is_first():
+            return None
+        one = alone(self.experiment)  # a text is one sequence, for one device
+        with jax.set_mesh(one):
+            params = jax.device_put(params, one.devices.item())
+            return generate(self.program.undivided, params, vocabulary, self.experiment.sample)
 
     def _plot(self) -> None:
+        if not distributed.is_first():
+            return
         unit, _ = FIGURES[self.task.figure]
         path = self.folder.file("curves.png")
         plot_curves(self.history, self.task.figure, unit, self.task.baselines, path)
@@ -199,24 +327,36 @@ class Trainer:
     def _write(self, step: int, figures: dict[str, float]) -> None:
         self.folder.log(step, figures)
         self.history.append({"step": step, **figures})
+        for writer in self.writers:
+            writer.write(step, figures)
 
-    def _report(self) -> dict[str, float]:
-        """The best model once more, on the held-out data and on the test part."""
-        self.progress.close()
-        step = self.best.latest()
-        if step is None:
+    def _report(self) -> dict[str, float] | None:
+        """The best model once more, on the held-out data and on the test part; None if stopped."""
+        best = self.best.newest(self.state.params, say=self._warn)
+        if best is None:
             raise NotFiniteError(
                 "no evaluation gave a finite loss; lower optimizer.learning_rate or optimizer.clip_norm."
             )
-        params = self.best.restore(step, self.state.params)
-        figures = figures_of(self.evaluate(params, self.task.held_out), self.task, "eval")
-        if (text := self._text(params)) is not None:
+        self.best_step = best.step
+        figures: dict[str, float] = {}
+        lines = []
+        for part, name, chunks in parts_of(self.task):
+            sums = self.program.evaluate(best.state, chunks, self._is_stopped)
+            if sums is None:
+                return None
+            figures |= figures_of(sums, self.task, part)
+            lines.append(
+                f"best, of step {best.step:,}: {name}: {in_line(figures, self.task, part)}"
+            )
+        self.progress.close()
+        if (text := self._text(best.state)) is not None:
             self.progress.say(f"\na sample of the best model:\n\n{text}\n")
-        self.progress.say(
-            f"best, of step {step:,}: held out: {in_line(figures, self.task, 'eval')}"
-        )
-        if self.task.test is not None:
-            test = figures_of(self.evaluate(params, self.task.test), self.task, "test")
-            self.progress.say(f"best, of step {step:,}: test: {in_line(test, self.task, 'test')}")
-            figures |= test
+        for line in lines:
+            self.progress.say(line)
+        self._event(self.done, "finished")
         return figures
+
+
+def _array(values: list[Any]) -> np.ndarray:
+    """From JSON, as :meth:`Trainer._steps` has it."""
+    return np.array(values, bool if isinstance(values[0], bool) else np.float32)

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import jax
+
 
 def bits(nats: float) -> float:
     """Nats to bits.
@@ -32,6 +34,23 @@ FIGURES: dict[str, tuple[str, Callable[[float, float], float]]] = {
     "accuracy": ("accuracy", lambda loss, accuracy: accuracy),
 }
 """The figures that tasks are compared by: a name for people, and how to get it."""
+
+
+MACHINE = ("tokens_per_second", "tokens_per_second_per_device", "memory_peak_gib")
+"""The figures that depend on the machine and the clock; all others follow from the seed."""
+
+
+def machine_figures(tokens_per_second: float, devices: int) -> dict[str, float]:
+    """Speed, where it is known, and the most memory a device has held, where the device says so."""
+    figures: dict[str, float] = {}
+    if tokens_per_second:
+        figures |= dict(
+            zip(MACHINE, (tokens_per_second, tokens_per_second / devices), strict=False)
+        )
+    peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
+    if known := [peak for peak in peaks if peak is not None]:
+        figures["memory_peak_gib"] = max(known) / 2**30
+    return figures
 
 
 def duration(seconds: float) -> str:

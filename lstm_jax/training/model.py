@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from lstm_jax import initializers
@@ -12,6 +13,7 @@ from lstm_jax.baselines import RNNSpec
 from lstm_jax.cell import LSTMSpec
 from lstm_jax.nnx import LSTM
 from lstm_jax.notation import LSTMState
+from lstm_jax.partition import Partition
 from lstm_jax.training import config
 
 Carry = tuple[LSTMState, ...]
@@ -39,10 +41,20 @@ class SequenceModel(nnx.Module):
     (7, 2, 11)
     """
 
-    def __init__(self, sizes: Sizes, model: config.Model, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        sizes: Sizes,
+        model: config.Model,
+        partition: Partition | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        dtype = jnp.dtype(model.dtype)
         self.reads_symbols = sizes.vocabulary_size > 0
         if self.reads_symbols:
-            self.embedding = nnx.Embed(sizes.vocabulary_size, model.embedding_size, rngs=rngs)
+            self.embedding = nnx.Embed(
+                sizes.vocabulary_size, model.embedding_size, dtype=dtype, rngs=rngs
+            )
         self.lstm = LSTM(
             model.embedding_size if self.reads_symbols else sizes.input_size,
             model.hidden_size,
@@ -50,8 +62,10 @@ class SequenceModel(nnx.Module):
             bidirectional=model.bidirectional,
             dropout_rate=model.dropout,
             bias_init=_bias(model),
+            dtype=dtype,
             spec=SPECS[model.cell],
             time_major=True,
+            partition=partition,
             rngs=rngs,
         )
         self.input_dropout = nnx.Dropout(model.input_dropout)
@@ -61,7 +75,7 @@ class SequenceModel(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(sizes.output_size))
         else:
             width = model.hidden_size * (2 if model.bidirectional else 1)
-            self.read_out = nnx.Linear(width, sizes.output_size, rngs=rngs)
+            self.read_out = nnx.Linear(width, sizes.output_size, dtype=dtype, rngs=rngs)
 
     def initialize_carry(self, batch_size: int) -> Carry:
         """Zeros for every layer."""
@@ -92,7 +106,7 @@ class SequenceModel(nnx.Module):
         keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
         xs = jnp.asarray(inputs)
         if self.reads_symbols:
-            xs = self.embedding(xs)
+            xs = self.embedding(xs, out_sharding=_beside(xs))
         carry, hs = self.lstm(
             self.input_dropout(xs, deterministic=still, rngs=keys[0]),
             initial_carry=carry,
@@ -107,14 +121,25 @@ class SequenceModel(nnx.Module):
 
     def _read_out(self, hs: jax.Array) -> jax.Array:
         if self.tied:
-            return self.embedding.attend(hs) + self.bias[...]
-        return self.read_out(hs)
+            outputs = self.embedding.attend(hs)
+            return outputs.astype(jnp.float32) + self.bias[...]
+        return self.read_out(hs).astype(jnp.float32)
 
 
-def make_model(sizes: Sizes, model: config.Model, seed: int) -> tuple[Any, Any]:
+def make_model(
+    sizes: Sizes, model: config.Model, seed: int, partition: Partition | None = None
+) -> tuple[Any, Any]:
     """A network as ``(graphdef, params)``: split once, so that training runs on plain pytrees."""
-    graphdef, params = nnx.split(SequenceModel(sizes, model, rngs=nnx.Rngs(seed)))
+    graphdef, params = nnx.split(SequenceModel(sizes, model, partition, rngs=nnx.Rngs(seed)))
     return graphdef, nnx.to_pure_dict(params)
+
+
+def _beside(ids: jax.Array) -> PartitionSpec | None:
+    """Where the vectors of ids lie; only Explicit axes must be told."""
+    sharding = jax.typeof(ids).sharding
+    if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit:
+        return None
+    return PartitionSpec(*sharding.spec, None)
 
 
 def _bias(model: config.Model) -> initializers.Initializer | None:

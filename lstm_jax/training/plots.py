@@ -1,4 +1,4 @@
-"""``curves.png``: how the figures went."""
+"""``curves.png`` and ``sweep.png``: how the figures went."""
 
 from pathlib import Path
 from typing import Any
@@ -27,5 +27,41 @@ def plot_curves(
         ax.set_xlabel("step")
         ax.set_ylabel(unit)
         ax.legend(frameon=False)
+        fig.savefig(path, dpi=120)
+        plt.close(fig)
+
+
+def plot_sweep(
+    curves: list[tuple[str, list[tuple[int, float]], bool]], label: str, path: Path
+) -> None:
+    """Held-out curves of runs: their names, points, and whether they are complete; the best first.
+
+    The scale is that of the complete ones, so that one that diverged does not flatten the others.
+    """
+    named = min(len(curves), 24)  # more lines than that no legend can tell apart
+    more = f", {len(curves) - named} more not named" if len(curves) > named else ""
+    with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        fig, ax = plt.subplots(figsize=(8, 4.2 + 0.17 * named), layout="constrained")
+        done = [y for _, points, complete in curves if complete for _, y in points]
+        if done and 0 < 30 * min(done) < max(done):
+            ax.set_yscale("log")
+        colors = plt.get_cmap("turbo")
+        for n, (name, points, complete) in enumerate(sorted(curves, key=lambda c: not c[2])):
+            if done and not complete:
+                ax.axis(ax.axis())  # the limits stay as they are now
+            color = colors(0.05 + 0.9 * n / max(len(curves) - 1, 1))
+            ax.plot(
+                *(zip(*points, strict=True) if points else ([], [])),
+                color=color,
+                ls="-" if complete else ":",
+                lw=2.5 if n == 0 else 1.2,
+                marker="o",
+                ms=3,
+                label=name if n < named else None,
+                zorder=3 if n == 0 else 2,
+            )
+        ax.set_xlabel("step")
+        ax.set_ylabel(label)
+        fig.legend(loc="outside lower left", frameon=False, fontsize=8, title=f"best first{more}")
         fig.savefig(path, dpi=120)
         plt.close(fig)

@@ -10,11 +10,19 @@ from lstm_jax.training.metrics import FIGURES
 class Progress:
     """Says how far training is."""
 
-    def __init__(self, steps: int, done: int):
-        self.bar = tqdm(total=steps, initial=done, unit="step", disable=not sys.stdout.isatty())
+    def __init__(self, steps: int, silent: bool = False):
+        self.silent = silent
+        self.bar = tqdm(total=steps, unit="step", disable=silent or not sys.stdout.isatty())
+
+    def begin(self, done: int) -> None:
+        """Starts the bar after ``done`` steps."""
+        self.bar.initial = self.bar.n = done
+        self.bar.unpause()
 
     def say(self, line: str) -> None:
         """A line of its own."""
+        if self.silent:
+            return
         if self.bar.disable:
             print(line, flush=True)
         else:
@@ -31,6 +39,8 @@ class Progress:
             parts.append(f"{FIGURES[figure][0]} {figures[f'train/{figure}']:.4f}")
         parts.append(f"gradient norm {figures['train/gradient_norm']:.2f}")
         shown = "  ".join(parts)
+        if self.silent:
+            return
         if self.bar.disable:
             time = f"  {speed:,.0f} tokens a second, {left} left" if left else ""
             print(f"step {done:>7,}  {shown}{time}", flush=True)

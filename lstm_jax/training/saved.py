@@ -1,5 +1,6 @@
 """A trained model, from its run folder."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from lstm_jax.training.checkpoint import Checkpoints
 from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.data.tasks import make_task
 from lstm_jax.training.data.vocabulary import Vocabulary
-from lstm_jax.training.evaluation import figures_of, in_line
+from lstm_jax.training.evaluation import figures_of, in_line, parts_of
 from lstm_jax.training.model import SequenceModel, make_model
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.step import make_evaluation
@@ -46,20 +47,22 @@ def load(run_dir: str | Path) -> Saved:
     """
     folder = RunFolder(Path(run_dir))
     experiment = folder.experiment()
-    best = Checkpoints(folder.file("best"), keep=1) if folder.file("best").is_dir() else None
-    step = best.latest() if best is not None else None
-    if best is None or step is None:
+    if not folder.file("best").is_dir():
         raise ConfigError(f"{run_dir} holds no model yet: it was not evaluated once.")
     graphdef, params = make_model(folder.sizes(), experiment.model, experiment.seed)
-    params = best.restore(step, params)
+    best = Checkpoints(folder.file("best"), keep=1, read_only=True).newest(
+        params, say=warnings.warn
+    )
+    if best is None:
+        raise ConfigError(f"{run_dir} holds no model that is whole.")
     words = folder.file("vocabulary.json")
     return Saved(
-        model=nnx.merge(graphdef, params),
-        params=params,
+        model=nnx.merge(graphdef, best.state),
+        params=best.state,
         graphdef=graphdef,
         vocabulary=Vocabulary.load(words) if words.exists() else None,
         config=experiment,
-        step=step,
+        step=best.step,
     )
 
 
@@ -71,10 +74,10 @@ def evaluate_saved(run_dir: str | Path) -> Iterator[str]:
     """
     saved = load(run_dir)
     task = make_task(saved.config.data, saved.config.seed)
-    RunFolder(Path(run_dir)).check_data(task.fingerprint())
+    RunFolder(Path(run_dir)).check_data(task.fingerprint(), task.vocabulary)
     evaluate = make_evaluation(saved.graphdef, task)
-    for part, chunks in (("eval", task.held_out), ("test", task.test)):
-        if chunks is not None:
-            figures = figures_of(evaluate(saved.params, chunks), task, part)
-            name = {"eval": "held out", "test": "test"}[part]
-            yield f"best, of step {saved.step:,}: {name}: {in_line(figures, task, part)}"
+    for part, name, chunks in parts_of(task):
+        sums = evaluate(saved.params, chunks)
+        assert sums is not None  # nothing stops it
+        figures = figures_of(sums, task, part)
+        yield f"best, of step {saved.step:,}: {name}: {in_line(figures, task, part)}"

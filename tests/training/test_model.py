@@ -259,3 +259,22 @@ def test_generation_follows_its_seed_and_never_draws_the_unknown():
     words = Vocabulary(("\N{REPLACEMENT CHARACTER}", *"abcdef"), "word")
     with pytest.raises(config.ConfigError, match="'  ' holds no word"):
         generate(graphdef, params, words, config.Sample(prompt="  "))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_bfloat16_is_computed_in_and_float32_is_kept(tied):
+    sizes = {"hidden_size": 16, "embedding_size": 16, "num_layers": 2, "tied_embeddings": tied}
+    ids = np.arange(T * B).reshape(T, B) % V
+    outputs = {}
+    for dtype in ("float32", "bfloat16"):
+        graphdef, params = make_model(SIZES, config.Model(dtype=dtype, **sizes), seed=0)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+        carry, outputs[dtype] = nnx.merge(graphdef, params)(ids)
+        assert {(state.C.dtype, state.h.dtype) for state in carry} == {
+            (jnp.dtype("float32"), jnp.dtype(dtype))
+        }
+        start = nnx.merge(graphdef, params).initialize_carry(B)
+        assert jax.tree.map(jnp.result_type, start) == jax.tree.map(jnp.result_type, carry)
+        assert outputs[dtype].dtype == jnp.float32
+    assert (outputs["float32"] != outputs["bfloat16"]).any()
+    np.testing.assert_allclose(outputs["bfloat16"], outputs["float32"], atol=0.02)

@@ -10,20 +10,28 @@ import pytest
 
 import lstm_jax.training
 from lstm_jax.training import loop
-from lstm_jax.training.checkpoint import Checkpoints, NotFiniteError, finite
-from lstm_jax.training.config import ConfigError, Data, Experiment, Model, Optimizer, Sample, Train
+from lstm_jax.training.checkpoint import Checkpoints, finite
+from lstm_jax.training.config import (
+    ConfigError,
+    Data,
+    Experiment,
+    Mesh,
+    Model,
+    Optimizer,
+    Sample,
+    Train,
+)
+from lstm_jax.training.data import corpus, tokens
+from lstm_jax.training.data.tasks import make_task
+from lstm_jax.training.errors import NotFiniteError
 from lstm_jax.training.loop import train
+from lstm_jax.training.metrics import MACHINE
+from lstm_jax.training.model import Sizes
 from lstm_jax.training.run import RunFolder, as_json, from_json
 from lstm_jax.training.saved import evaluate_saved, load
 
 STRICT = False
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
-    return path
+pytestmark = pytest.mark.whole_runs
 
 
 def small(tmp_path, name="a", **changes):
@@ -35,6 +43,7 @@ def small(tmp_path, name="a", **changes):
         "train": Train(
             steps=24, log_every=4, eval_every=6, checkpoint_every=8, steps_per_dispatch=2
         ),
+        "mesh": Mesh(data=1),
         "sample": Sample(prompt="the ", length=20),
     }
     return Experiment(name="small", workdir=tmp_path / name, **groups | changes)
@@ -47,7 +56,7 @@ def text_data(text):
 def figures(experiment):
     """metrics.jsonl without what depends on the clock."""
     lines = RunFolder(experiment.run_dir).metrics()
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in MACHINE} for line in lines]
 
 
 def test_the_same_seed_gives_the_same_figures(tmp_path, text):
@@ -101,7 +110,9 @@ def test_stopped_anywhere_and_resumed_is_as_if_never_stopped(tmp_path, text, mon
     train(stopped)
     assert figures(stopped) == figures(whole)
     for name in ("checkpoints", "best"):
-        steps = [Checkpoints(e.run_dir / name, keep=2).latest() for e in (whole, stopped)]
+        steps = [
+            Checkpoints(e.run_dir / name, keep=2, read_only=True).latest() for e in (whole, stopped)
+        ]
         assert steps[0] == steps[1]
     params = [jax.tree.leaves(load(e.run_dir).params) for e in (whole, stopped)]
     assert all((a == b).all() for a, b in zip(*params, strict=True))
@@ -153,6 +164,59 @@ def test_changed_data_is_refused_before_anything_is_written(tmp_path, text):
     assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir() if p.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("fox", "fix", "release; the vocabulary is the same); bring that back"),
+        ("quick", "QUick", "had 29 symbols and has 31; new: 'Q', 'U'); bring that back"),
+        ("z", "ž", "had 29 symbols and has 30; new: 'ž'); bring that back"),
+    ],
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_what_of_the_data_has_changed_is_said(
+    tmp_path, text, monkeypatch, old, new, message, large
+):
+    """Also where all that is evaluated on stayed the same."""
+    monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tokens, "IN_MEMORY", 0 if large else tokens.IN_MEMORY)
+    experiment = small(tmp_path, data=text_data(text))
+    folder = RunFolder(experiment.run_dir)
+    task = make_task(experiment.data, experiment.seed)
+    folder.path.mkdir()
+    folder.begin(experiment)
+    folder.write_task(Sizes(29, 0, 29), task.fingerprint(), task.vocabulary)
+    content = text.read_text()
+    text.write_text(content[:200].replace(old, new) + content[200:], encoding="utf-8")
+    before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()}
+    with pytest.raises(ConfigError) as error:
+        train(experiment)
+    assert message in str(error.value)
+    assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()} == before
+
+
+def test_runs_from_before_the_training_data_was_in_the_fingerprint_go_on(tmp_path, text):
+    experiment = small(tmp_path, data=text_data(text))
+    task = make_task(experiment.data, experiment.seed)
+    folder = RunFolder(experiment.run_dir)
+    folder.path.mkdir()
+    folder.begin(experiment)
+    folder.write_task(Sizes(29, 0, 29), task.fingerprint()[:16], task.vocabulary)
+    folder.check_data(task.fingerprint(), task.vocabulary)
+
+
+def test_a_large_text_is_resumed_without_its_text_being_read(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tokens, "IN_MEMORY", 0)
+    constant = Optimizer(warmup_steps=2, schedule="constant")
+    runs = [small(tmp_path, n, data=text_data(text), optimizer=constant) for n in ("c", "d")]
+    train(runs[0])
+    monkeypatch.setattr(corpus, "_raw_blocks", None)  # from here on all comes from the cache
+    train(dataclasses.replace(runs[1], train=dataclasses.replace(runs[1].train, steps=8)))
+    train(runs[1])
+    last = [[line for line in figures(run) if line["step"] == 24] for run in runs]
+    assert last[0] == last[1]
+
+
 def test_a_plateau_that_has_seen_no_loss_yet_can_be_saved(tmp_path):
     """Optax's best loss starts at infinity."""
     late = Train(steps=8, log_every=4, eval_every=8, checkpoint_every=4, steps_per_dispatch=4)
@@ -199,7 +263,7 @@ def test_what_a_run_leaves_behind(tmp_path, text):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "config.json", "environment.json", "task.json", "vocabulary.json", "metrics.jsonl",
-        "samples.txt", "curves.png", "checkpoints", "best",
+        "samples.txt", "curves.png", "result.json", "checkpoints", "best", "events.jsonl", ".lock",
     }  # fmt: skip
     assert from_json(json.loads((folder / "config.json").read_text())) == experiment
     environment = json.loads((folder / "environment.json").read_text())
@@ -237,12 +301,14 @@ def test_a_test_part_is_reported_with_the_best_parameters(tmp_path, capsys):
 
 
 def test_only_finite_parameters_are_saved(tmp_path):
-    wild = Optimizer(
-        name="sgd", learning_rate=1e30, warmup_steps=0, clip_norm=None, schedule="constant"
-    )
-    experiment = small(tmp_path, optimizer=wild)
-    with pytest.raises(NotFiniteError, match=r"not finite after step .* were not saved; .*Lower"):
-        train(experiment)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    bad = {"w": jax.numpy.array([1.0, np.nan])}
+    with pytest.raises(
+        NotFiniteError, match=r"not finite after step 7, and were not saved; .*Lower"
+    ):
+        checkpoints.save(7, bad, bad, {})
+    checkpoints.close()
+    assert checkpoints.latest() is None
     assert not finite({"a": np.array([1.0, np.nan])})
     assert finite({"a": np.array([1.0, 2.0]), "n": np.array([3])})
 

@@ -1,0 +1,129 @@
+"""What the trainer costs around its steps: the loop, and saving.
+
+    python -m benchmarks.overhead [--rounds N]
+
+Three ways to run the same compiled steps, in rounds, in one process: bare (one batch that lies on the
+device, again and again); in the trainer's loop (fresh batches, metrics, a line every 100 steps); and
+in the loop with a checkpoint every 100 steps. The first two are wanted at a step of about 1 ms, the
+last two at about 10 ms. The final evaluation and compilation are left out of all.
+"""
+
+import argparse
+import contextlib
+import io
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import jax
+
+from lstm_jax.training.config import Data, Experiment, Mesh, Model, Train
+from lstm_jax.training.data.task import Task
+from lstm_jax.training.data.tasks import make_task
+from lstm_jax.training.loop import Trainer
+from lstm_jax.training.program import Program, make_program
+from lstm_jax.training.run import RunFolder
+
+SIZES = {"1 ms": (64, 16, 16, 10), "10 ms": (160, 32, 32, 10)}
+"""Hidden size, batch, sequence length, steps a dispatch."""
+WARM = 100
+
+
+class Timed(Trainer):
+    """A trainer that notes when its first hundred steps and its last were dispatched and done."""
+
+    def _dispatches(self):
+        for done, batches in super()._dispatches():
+            yield done, batches
+            if done == WARM:
+                jax.block_until_ready(self.state)
+                self.began = time.perf_counter()
+            if done == self.experiment.train.steps - self.experiment.train.steps_per_dispatch:
+                jax.block_until_ready(self.state)
+                self.ended = time.perf_counter()
+
+
+def experiment_of(size: str, steps: int, checkpoint_every: int) -> Experiment:
+    """A character model on the text that comes with Python."""
+    H, B, T, n = SIZES[size]
+    return Experiment(
+        name="overhead",
+        model=Model(hidden_size=H),
+        data=Data(batch_size=B, sequence_length=T),
+        train=Train(
+            steps=steps,
+            log_every=100,
+            eval_every=steps,
+            checkpoint_every=checkpoint_every,
+            steps_per_dispatch=n,
+        ),
+        mesh=Mesh(data=1),
+    )
+
+
+def bare(experiment: Experiment, task: Task, program: Program) -> float:
+    """Seconds a step of the compiled function alone."""
+    n, steps = experiment.train.steps_per_dispatch, experiment.train.steps
+    assert task.batches is not None
+    batch = jax.device_put(task.batches(0, n))
+    state = program.start()
+    for done in range(n, steps + 1, n):
+        state, _ = program.update(state, batch)
+        if done == WARM:
+            jax.block_until_ready(state)
+            began = time.perf_counter()
+        if done == steps - n:
+            jax.block_until_ready(state)
+            return (time.perf_counter() - began) / (steps - n - WARM)
+    raise AssertionError
+
+
+def in_the_loop(experiment: Experiment, task: Task, program: Program) -> float:
+    """Seconds a step of the same in the trainer."""
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
+        experiment = replace(experiment, workdir=Path(name) / "run")
+        folder = RunFolder(experiment.run_dir)
+        with folder.held():
+            trainer = Timed(experiment, task, program, folder)
+            trainer.run()
+    run = experiment.train
+    return (trainer.ended - trainer.began) / (run.steps - run.steps_per_dispatch - WARM)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints a line a size."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1100)
+    arguments = parser.parse_args(argv)
+    steps = arguments.steps
+    for size in SIZES:
+        plain, saving = (experiment_of(size, steps, every) for every in (steps, 100))
+        task = make_task(plain.data, plain.seed)
+        program = make_program(plain, task, jax.devices())
+        samples = []
+        with jax.set_mesh(program.mesh):
+            bare(plain, task, program)  # compiles
+            for _ in range(arguments.rounds):
+                samples.append(
+                    (
+                        bare(plain, task, program),
+                        in_the_loop(plain, task, program),
+                        in_the_loop(saving, task, program),
+                    )
+                )
+        step, loop, saved = (1e3 * median(column) for column in zip(*samples, strict=True))
+        around = median(s[1] / s[0] for s in samples) - 1
+        saves = median(s[2] / s[1] for s in samples) - 1
+        print(
+            f"a step of {step:.2f} ms; in the loop {loop:.2f} ms ({around:+.1%}); with a checkpoint "
+            f"every 100 steps {saved:.2f} ms ({saves:+.1%})",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""``--dry-run``: all that can be known of an experiment before it trains. Nothing is written."""
+
+import json
+
+import jax
+
+from lstm_jax.training.config import Experiment
+from lstm_jax.training.data.outline import shapes_of
+from lstm_jax.training.data.tasks import make_task
+from lstm_jax.training.loop import check
+from lstm_jax.training.program import make_program
+from lstm_jax.training.rehearsal import rehearse
+from lstm_jax.training.report import introduce, memory_line, table, work
+from lstm_jax.training.run import as_json
+
+
+def dry_run(experiment: Experiment) -> None:
+    """Prints the resolved experiment, its arrays, and what its training step takes on the devices here.
+
+    Raises:
+      ConfigError: if it could not be trained.
+    """
+    task = make_task(experiment.data, experiment.seed)
+    program = make_program(experiment, task, jax.devices())
+    check(experiment, task)
+    print(json.dumps(as_json(experiment), indent=2))
+    print(task.summary)
+    print(*introduce(experiment, program), "", *table(program), "", sep="\n", flush=True)
+    done = rehearse(experiment, program, shapes_of(task, experiment.train.steps_per_dispatch))
+    print(*work(experiment, program, done), sep="\n")
+    limit = (program.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+    print(memory_line(done.memory, "device", limit))
+    print(
+        f"compiled in {done.seconds:.1f} s; nothing was trained, nor written to {experiment.run_dir}"
+    )

@@ -1,0 +1,66 @@
+"""What a traced function computes, read from its jaxpr: before any compiler, for all devices."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from lstm_jax.backends import lowering
+
+
+def matmul_flops(jaxpr: ClosedJaxpr) -> int:
+    """Of the matrix products, those in scans as often as they run; on all devices together.
+
+    >>> import jax, jax.numpy as jnp
+    >>> def powers(a):
+    ...     return jax.lax.scan(lambda b, _: (a @ b, None), a, length=10)[0]
+    >>> matmul_flops(jax.make_jaxpr(powers)(jnp.ones((3, 3))))                # 10 * 2 * 3 * 3 * 3
+    540
+    """
+    return sum(times * _flops(e) for e, times in equations(jaxpr.jaxpr))
+
+
+def recurrences(
+    jaxpr: ClosedJaxpr, platform: str, device_kind: str
+) -> list[tuple[str, str | None]]:
+    """For each recurrence that is run forward, in order: its backend, and why it is not a kernel."""
+    found = []
+    for equation, _ in equations(jaxpr.jaxpr):
+        step = equation.params.get("step")
+        if equation.primitive is lowering.kernel_p and step.name in ("forward", "infer"):
+            operands, *_ = jax.tree.unflatten(step.tree, [v.aval for v in equation.invars])
+            found.append(lowering.backend_of(platform, device_kind, step, operands))
+    return found
+
+
+def equations(jaxpr: Jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """Every equation that is of use, and how often it runs: a loop that is no scan counts once."""
+    live, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+    for equation in live.eqns:
+        yield equation, times
+        inside = times
+        if equation.primitive.name == "scan":
+            inside *= equation.params["length"]
+        if equation.primitive.name == "shard_map":
+            inside *= equation.params["mesh"].size
+        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+            if isinstance(parameter, ClosedJaxpr):
+                yield from equations(parameter.jaxpr, inside)
+            elif isinstance(parameter, Jaxpr):
+                yield from equations(parameter, inside)
+
+
+def _is_jaxpr(parameter: Any) -> bool:
+    return isinstance(parameter, ClosedJaxpr | Jaxpr)
+
+
+def _flops(equation: Any) -> int:
+    """Two a multiply-add: result elements times the length of what is summed over."""
+    if equation.primitive.name != "dot_general":
+        return 0
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[d] for d in contracted)

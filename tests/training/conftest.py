@@ -1,0 +1,108 @@
+"""What is compiled is kept for the other tests of a session. For the tests of sweeps and searches: a
+config file to end as one likes, and runs that stand in.
+"""
+
+import os
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+CONFIG = """
+from lstm_jax.training.config import *
+config = Experiment(
+    name="tiny",
+    model=Model(hidden_size=4),
+    data=Data(task="adding", sequence_length=6, batch_size=4, held_out_sequences=20),
+    optimizer=Optimizer(name="sgd", schedule="constant", clip_norm=None, warmup_steps=0),
+    train=Train(steps=8, log_every=4, eval_every=4, checkpoint_every=4, steps_per_dispatch=4),
+    mesh=Mesh(data=1),
+)
+"""
+
+
+@pytest.fixture(scope="package", autouse=True)
+def compiled_once(tmp_path_factory):
+    """The same small runs are compiled again and again, here and in child processes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    settings = {
+        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        del os.environ[name.upper()]
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def text(tmp_path):
+    """A short text in a file."""
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The data cache, in a folder of the test's own."""
+    monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a config file that ends so."""
+
+    def write(text):
+        path = tmp_path / "c.py"
+        path.write_text(CONFIG + text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Runs that stand in for training; their names."""
+    from lstm_jax.training.child import Children  # not before pytest's import hook is there
+
+    names = []
+
+    def run(self, experiment):
+        names.append(experiment.run_dir.name)
+        return stand_in(experiment)
+
+    monkeypatch.setattr(Children, "run", run)
+    return names
+
+
+def stand_in(experiment):
+    """Leaves behind what a run does; a learning rate above 1 diverges."""
+    from lstm_jax.training.run import RunFolder
+
+    folder, loss = RunFolder(experiment.run_dir), 1 / experiment.model.hidden_size
+    folder.begin(experiment)
+    for step in range(4, experiment.train.steps + 1, 4):
+        if experiment.optimizer.learning_rate > 1:
+            return "diverged"
+        folder.log(step, {"eval/loss": loss / step, "eval/mse": loss / step})
+    figures = {"eval/loss": loss / step, "eval/mse": loss / step, "test/mse": 2 * loss / step}
+    folder.finish({"step": step, "figure": "mse", "figures": figures, "seconds": 65.0})
+    return "not finished"
+
+
+def table_in(folder):
+    """The rows of sweep.md by their first column."""
+    lines = (folder / "sweep.md").read_text().splitlines()
+    head, _, *rows = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if "|" in line]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}

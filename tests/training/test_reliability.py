@@ -1,0 +1,420 @@
+"""What a run survives: signals, kills, damage, full disks, NaN. ``docs/reliability.md`` has the table."""
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lstm_jax.training import loop, program
+from lstm_jax.training.checkpoint import Checkpoints
+from lstm_jax.training.config import ConfigError, Data, Model, Optimizer, Sample, Train
+from lstm_jax.training.errors import NotFiniteError, RunError
+from lstm_jax.training.loop import train
+from lstm_jax.training.run import RunFolder
+from lstm_jax.training.saved import load
+from tests.training.test_run import figures, small, text_data
+
+STRICT = False
+pytestmark = pytest.mark.whole_runs
+
+
+def same(one, other):
+    """The same figures, and the same parameters bit for bit."""
+    params = [jax.tree.leaves(load(e.run_dir).params) for e in (one, other)]
+    equal = all((a == b).all() for a, b in zip(*params, strict=True))
+    return equal and figures(one) == figures(other)
+
+
+def newest(experiment, folder="checkpoints"):
+    return Checkpoints(experiment.run_dir / folder, keep=2, read_only=True).latest()
+
+
+def events(experiment):
+    lines = (experiment.run_dir / "events.jsonl").read_text().splitlines()
+    return [json.loads(line)["event"] for line in lines]
+
+
+# kill -9
+
+
+def slowly(experiment):
+    """A run that takes long enough to be killed in; its steps are the same."""
+    dispatches = loop.Trainer._dispatches
+
+    def slow(self):
+        for dispatch in dispatches(self):
+            time.sleep(0.005)
+            yield dispatch
+
+    loop.Trainer._dispatches = slow
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        train(experiment)
+
+
+def lines(experiment, name):
+    path = experiment.run_dir / name
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for(child, condition):
+    while not condition():
+        assert child.is_alive()
+        time.sleep(0.002)
+
+
+def test_killed_twenty_times_at_random_is_as_if_never_killed(tmp_path, text):
+    """kill -9 in steps, evaluations and saves: a save is under way most of the time."""
+    often = Train(steps=400, log_every=4, eval_every=24, checkpoint_every=8, steps_per_dispatch=2)
+    whole, killed = (
+        small(tmp_path, name, data=text_data(text), train=often) for name in ("whole", "killed")
+    )
+    train(whole)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.test_reliability"])
+    chance = random.Random(0)
+    reached = set()
+    for n in range(20):
+        child = context.Process(target=slowly, args=(killed,))
+        child.start()
+        wait_for(child, lambda n=n: lines(killed, "events.jsonl") > n)
+        enough = lines(killed, "metrics.jsonl") + chance.randint(0, 10)
+        wait_for(child, lambda enough=enough: lines(killed, "metrics.jsonl") >= enough)
+        time.sleep(chance.uniform(0.0, 0.05))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        reached.add(newest(killed))
+    assert len(reached) > 5  # each went on from another place
+    train(killed)
+    assert same(whole, killed)
+    assert not list(killed.run_dir.glob("*/*tmp*"))
+
+
+# SIGTERM and SIGINT
+
+
+def ask_to_stop_in(monkeypatch, where, number, after):
+    """Sends this process a signal the n-th time that it is in a step, an evaluation or a save."""
+    calls = {"n": 0}
+
+    def when_called(function):
+        def called(*args, **kwargs):
+            calls["n"] += 1
+            if calls["n"] == after:
+                os.kill(os.getpid(), number)
+            return function(*args, **kwargs)
+
+        return called
+
+    if where == "save":
+        monkeypatch.setattr(Checkpoints, "save", when_called(Checkpoints.save))
+        return
+    name = {"step": "make_train_steps", "evaluation": "make_evaluation"}[where]
+    make = getattr(program, name)
+    monkeypatch.setattr(program, name, lambda *args, **kwargs: when_called(make(*args, **kwargs)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("where", "after", "step"),
+    [
+        ("step", 5, 10),  # between logs
+        ("step", 6, 12),  # at a log and an evaluation
+        ("evaluation", 2, 12),
+        ("save", 2, 8),  # of a checkpoint, after that of the best model
+        ("evaluation", 5, 24),  # the report's
+    ],
+)
+def test_a_signal_saves_and_the_run_goes_on_as_if_never_stopped(
+    tmp_path, text, monkeypatch, capsys, number, where, after, step
+):
+    whole, stopped = (small(tmp_path, name, data=text_data(text)) for name in ("whole", "stopped"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        ask_to_stop_in(patch, where, number, after)
+        assert train(stopped) is None
+    name = signal.Signals(number).name
+    assert f"stopped by {name} after step {step}, and saved" in capsys.readouterr().out
+    assert newest(stopped) == step
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(stopped)
+    assert same(whole, stopped)
+    assert events(stopped) == ["begun", f"stopped by {name}", "gone on with", "finished"]
+
+
+def test_the_command_ends_well_on_sigterm(tmp_path, text):
+    command = [sys.executable, "train.py", "--data.path", text, "--workdir", tmp_path / "run"]
+    small_model = ["--model.hidden-size", "8", "--train.steps", "1000000"]
+    process = subprocess.Popen(
+        [*map(str, command), *small_model],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "stopped by SIGTERM after step" in out
+    assert err == ""
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+    experiment = small(tmp_path)
+    with (
+        RunFolder(experiment.run_dir).held(),
+        pytest.raises(ConfigError, match="another process trains in"),
+    ):
+        train(experiment)
+    train(experiment)
+
+
+# damage
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def truncate(folder):
+    path = largest_file(folder / "state")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def delete(folder):
+    largest_file(folder / "state").unlink()
+
+
+def corrupt(folder):
+    path = largest_file(folder / "state")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def unseal(folder):
+    (folder / "sums.json").write_text("{")
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "best"])
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (truncate, r"has [\d,]+ bytes, [\d,]+ were written"),
+        (delete, "is missing"),
+        (corrupt, "has other bytes than were written"),
+        (unseal, r"sums.json cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path, text, monkeypatch, capsys, folder, harm, reason
+):
+    whole, hurt = (small(tmp_path, name, data=text_data(text)) for name in ("whole", "hurt"))
+    train(whole)
+    with monkeypatch.context() as patch:
+        ask_to_stop_in(patch, "step", signal.SIGTERM, 9)  # after step 18
+        train(hurt)
+    damaged = hurt.run_dir / folder / str(newest(hurt, folder))
+    harm(damaged)
+    capsys.readouterr()
+    train(hurt)
+    printed = capsys.readouterr().out
+    assert f"warning: the checkpoint {damaged} is damaged" in printed
+    assert ("going on from step 16" if folder == "checkpoints" else "from step 18") in printed
+    assert any("is damaged, and not used" in event for event in events(hurt))
+    assert same(whole, hurt)
+
+
+def test_a_damaged_best_model_is_passed_over_by_load(tmp_path):
+    experiment = small(tmp_path)
+    train(experiment)
+    step = load(experiment.run_dir).step
+    corrupt(experiment.run_dir / "best" / str(step))
+    with pytest.warns(UserWarning, match="is damaged, and not used"):
+        assert load(experiment.run_dir).step < step
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_its_arrays(tmp_path, monkeypatch):
+    experiment = small(tmp_path)
+    train(experiment)
+    longer = dataclasses.replace(experiment.train, steps=32)
+    make = loop.make_program
+
+    def changed(*args):
+        made = make(*args)
+
+        def start():
+            state = made.start()
+            kernel = state.params["read_out"]["kernel"][:, :0]
+            return state._replace(params=state.params | {"read_out": {"kernel": kernel}})
+
+        return made._replace(start=start)
+
+    monkeypatch.setattr(loop, "make_program", changed)
+    with pytest.raises(RunError) as error:
+        train(dataclasses.replace(experiment, train=longer))
+    for part in (
+        "checkpoints/24 is of another network",
+        "params.read_out.bias is float32[1] there",
+    ):
+        assert part in str(error.value)
+    assert "params.read_out.kernel is float32[8, 1] there, and float32[8, 0] here" in str(
+        error.value
+    )
+
+
+# disks
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """``mount(options)`` of a small file system."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a file system is not permitted here")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_it_good(tmp_path, disk):
+    large = {"model": Model(hidden_size=96, embedding_size=4, dropout=0.2)}
+    train(whole := small(tmp_path, **large))
+    full = dataclasses.replace(whole, workdir=disk("size=2m") / "run")
+    (full.run_dir.parent / "other").write_bytes(bytes(1_200_000))
+    with pytest.raises(RunError, match="No space left on device") as error:
+        train(full)
+    assert "Mend that, and the same command goes on." in str(error.value)
+    (full.run_dir.parent / "other").unlink()
+    train(full)
+    assert same(whole, full)
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_lost(tmp_path, disk):
+    folder = disk("size=2m")
+    experiment = small(tmp_path, train=Train(
+        steps=8, log_every=4, eval_every=8, checkpoint_every=8, steps_per_dispatch=4
+    ))  # fmt: skip
+    experiment = dataclasses.replace(experiment, workdir=folder / "run")
+    train(experiment)
+    before = figures(experiment)
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    longer = dataclasses.replace(experiment.train, steps=16)
+    with pytest.raises(ConfigError, match=r"workdir: cannot write .*Read-only file system"):
+        train(dataclasses.replace(experiment, train=longer))
+    assert figures(experiment) == before
+    assert load(experiment.run_dir).step == 8  # what is there can still be read
+
+
+# NaN
+
+
+def with_nan_at(monkeypatch, step):
+    """The weights of one batch are NaN; the loss is then too, and its gradient."""
+    make = loop.make_task
+
+    def made(*args):
+        task = make(*args)
+
+        def batches(first, n, *rest):
+            batch = task.batches(first, n, *rest)
+            weights = np.array(batch.weights)
+            if first < step <= first + n:
+                weights[step - first - 1] = np.nan
+            return batch._replace(weights=weights)
+
+        return dataclasses.replace(task, batches=batches)
+
+    monkeypatch.setattr(loop, "make_task", made)
+
+
+def test_nan_stops_before_the_next_save_and_names_its_step(tmp_path, text, monkeypatch):
+    experiment = small(tmp_path, data=text_data(text))
+    with_nan_at(monkeypatch, 11)
+    with pytest.raises(NotFiniteError) as error:
+        train(experiment)
+    assert "step 11 gave a loss of nan" in str(error.value)
+    assert "the checkpoint of step 8 is good" in str(error.value)
+    assert "--train.on-nan skip" in str(error.value)
+    assert figures(experiment)[-1]["step"] == 8
+    assert newest(experiment) == 8
+
+
+def test_nan_is_not_saved_when_a_signal_comes(tmp_path, text, monkeypatch):
+    experiment = small(tmp_path, data=text_data(text))
+    with_nan_at(monkeypatch, 9)
+    ask_to_stop_in(monkeypatch, "step", signal.SIGTERM, 5)  # step 10: logs are at 8 and 12
+    with pytest.raises(NotFiniteError, match="step 9 gave a loss of nan"):
+        train(experiment)
+    assert newest(experiment) == 8
+
+
+def test_a_step_that_is_not_finite_can_be_skipped_and_is_counted(tmp_path, text, monkeypatch):
+    often = dataclasses.replace(small(tmp_path).train, on_nan="skip")
+    experiment = small(tmp_path, data=text_data(text), train=often)
+    with_nan_at(monkeypatch, 11)
+    train(experiment)
+    skipped = {
+        line["step"]: line["train/skipped"]
+        for line in figures(experiment)
+        if "train/skipped" in line
+    }
+    assert skipped == {4: 0, 8: 0, 12: 1, 16: 0, 20: 0, 24: 0}
+    assert all(
+        np.isfinite(line["train/loss"]) for line in figures(experiment) if "train/loss" in line
+    )
+
+
+def test_skipping_every_step_is_an_error(tmp_path):
+    wild = Optimizer(
+        name="sgd", learning_rate=1e38, warmup_steps=0, clip_norm=None, schedule="constant"
+    )
+    skip = dataclasses.replace(small(tmp_path).train, on_nan="skip")
+    with pytest.raises(NotFiniteError, match=r"step \d+ gave a loss of"):
+        train(
+            small(
+                tmp_path,
+                optimizer=wild,
+                train=skip,
+                data=Data(task="adding", sequence_length=6, batch_size=4, held_out_sequences=20),
+                sample=Sample(),
+            )
+        )
+
+
+# changes
+
+
+def test_a_changed_learning_rate_is_gone_on_with_and_noted(tmp_path, capsys):
+    experiment = small(tmp_path)
+    train(experiment)
+    slower = dataclasses.replace(
+        experiment,
+        optimizer=dataclasses.replace(experiment.optimizer, learning_rate=1e-4),
+        train=dataclasses.replace(experiment.train, steps=32),
+    )
+    train(slower)
+    assert "changed: optimizer.learning_rate was 0.006, now 0.0001" in capsys.readouterr().out
+    assert (
+        "optimizer.learning_rate was 0.006, now 0.0001; train.steps was 24, now 32"
+        in events(experiment)[2]
+    )

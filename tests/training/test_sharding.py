@@ -1,0 +1,245 @@
+"""The same batch gives the same losses on any number of devices, however they share the work out."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from lstm_jax import LSTMState
+from lstm_jax.training.config import ConfigError, Data, Experiment, Mesh, Model, Optimizer, Train
+from lstm_jax.training.data.batch import Batch
+from lstm_jax.training.data.tasks import make_task
+from lstm_jax.training.hlo import collectives
+from lstm_jax.training.loop import train
+from lstm_jax.training.metrics import MACHINE
+from lstm_jax.training.program import make_program
+from lstm_jax.training.run import RunFolder
+from lstm_jax.training.sharding import make_mesh, rows_here, spread
+from tests.hlo import collectives_in_loops
+
+STRICT = False
+pytestmark = pytest.mark.whole_runs
+
+MESHES = {
+    "2": Mesh(data=2),
+    "4": Mesh(data=4),
+    "8": Mesh(),
+    "8 explicit": Mesh(axes="explicit"),
+    "4 x 2": Mesh(model=2),
+    "4 x 2 explicit": Mesh(model=2, axes="explicit"),
+    "sharded 8": Mesh(parameters="sharded"),
+    "sharded 8 explicit": Mesh(parameters="sharded", axes="explicit"),
+    "sharded 4 x 2 explicit": Mesh(model=2, parameters="sharded", axes="explicit"),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Data of each kind: with a carried state, made on the device, of several lengths."""
+    folder = tmp_path_factory.mktemp("data")
+    text = folder / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    arrays = {"inputs": rng.standard_normal((70, 5, 2)), "labels": np.arange(70) % 2}
+    np.savez(folder / "own.npz", lengths=rng.integers(1, 6, 70), **arrays)
+    return {
+        "text": Data(path=text, batch_size=32, sequence_length=8, reset_probability=0.2),
+        "generated": Data(
+            task="temporal_order", sequence_length=20, batch_size=32, held_out_sequences=9
+        ),
+        "arrays": Data(task="arrays", path=folder / "own.npz", batch_size=32),
+    }
+
+
+def small(data, mesh=Mesh(data=1), accumulate=1, dropout=0.2):
+    return Experiment(
+        model=Model(
+            hidden_size=16,
+            embedding_size=8,
+            num_layers=2 if data.task == "text" else 1,
+            dropout=dropout,
+            input_dropout=dropout,
+        ),
+        data=data,
+        optimizer=Optimizer(warmup_steps=2, learning_rate=0.05),
+        train=Train(
+            steps=4, log_every=4, eval_every=4, checkpoint_every=4, steps_per_dispatch=4,
+            accumulate=accumulate,
+        ),
+        mesh=mesh,
+    )  # fmt: skip
+
+
+def prepare(experiment):
+    """The program of an experiment, its task, and the batches of its first dispatch."""
+    task = make_task(experiment.data, experiment.seed)
+    program = make_program(experiment, task, jax.devices())
+    if task.batches is None:
+        return program, task, None
+    batches = task.batches(0, experiment.train.steps_per_dispatch, None)
+    return program, task, spread(program.mesh, batches, experiment.data.batch_size)
+
+
+def run(experiment):
+    """The figures of a dispatch, the held-out loss after it, and the state."""
+    program, task, batches = prepare(experiment)
+    with jax.set_mesh(program.mesh):
+        state, metrics = program.update(program.start(), batches)
+        sums = program.evaluate(state.params, task.held_out)
+    figures = {name: np.asarray(value) for name, value in metrics.items()}
+    return figures | {"held out": float(sums["loss"]) / float(sums["weight"])}, state
+
+
+@pytest.fixture(scope="module")
+def on_one_device(data):
+    return {kind: run(small(data[kind]))[0] for kind in data}
+
+
+def check(got, want):
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("text", name) for name in MESHES]
+    + [("generated", name) for name in ("8", "4 x 2 explicit")]
+    + [("arrays", name) for name in ("8 explicit", "4 x 2", "sharded 8")],
+)
+def test_the_same_losses_on_any_mesh(data, on_one_device, kind, name):
+    experiment = small(data[kind], MESHES[name])
+    got, state = run(experiment)
+    check(got, on_one_device[kind])
+    for array, planned in zip(
+        *map(jax.tree.leaves, (state, prepare(experiment)[0].state)), strict=True
+    ):
+        assert array.sharding.is_equivalent_to(planned.sharding, array.ndim)
+
+
+@pytest.mark.parametrize("kind", ["text", "arrays"])
+@pytest.mark.parametrize(
+    ("n", "mesh"),
+    [(2, Mesh(data=1)), (4, Mesh()), (2, Mesh(model=2, parameters="sharded", axes="explicit"))],
+    ids=["one device", "8", "sharded 4 x 2 explicit"],
+)
+def test_parts_of_a_batch_add_up_to_the_whole(data, kind, n, mesh):
+    want, _ = run(small(data[kind], dropout=0.0))
+    got, _ = run(small(data[kind], mesh, accumulate=n, dropout=0.0))
+    check(got, want)
+
+
+@pytest.mark.parametrize("name", ["8", "8 explicit", "sharded 8", "sharded 8 explicit"])
+def test_a_training_step_has_no_communication_in_its_time_loops(data, name):
+    experiment = small(data["text"], MESHES[name])
+    one = Train(steps=1, log_every=1, eval_every=1, checkpoint_every=1, steps_per_dispatch=1)
+    program, _, batches = prepare(dataclasses.replace(experiment, train=one))
+    with jax.set_mesh(program.mesh):
+        text = program.update.lower(program.state, batches).compile().as_text()
+    assert "num_partitions=8" in text
+    assert collectives(text)
+    assert collectives_in_loops(text) == []
+
+
+def test_where_the_state_lies(data):
+    def specs(mesh):
+        program, *_ = prepare(small(data["text"], mesh))
+        specs = jax.tree.map(lambda a: a.sharding.spec, program.state)
+        _, (adam, *_) = specs.opt_state
+        assert adam.mu == adam.nu == specs.params
+        assert adam.count == specs.step == P()
+        return specs
+
+    plain = specs(Mesh())
+    assert all(spec in (P(), P(None, None), P(None)) for spec in jax.tree.leaves(plain.params))
+    sharded = specs(Mesh(parameters="sharded")).params
+    assert sharded["lstm"]["l0f"]["w_x"] == P("data", None)
+    assert sharded["lstm"]["l1f"]["w_h"] == P("data", None)
+    assert sharded["lstm"]["l1f"]["bias"] == P()
+    assert sharded["read_out"]["kernel"] == P("data", None)  # 29 symbols do not divide
+    both = specs(Mesh(model=2, parameters="sharded"))
+    assert both.params["lstm"]["l1f"]["w_h"] == P(("data", "model"), None)
+    assert both.carry[0] == LSTMState(P("data", "model"), P("data", "model"))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "batch_size", "message"),
+    [
+        (Mesh(data=16), 32, r"mesh.data: expected data \* model to be at most 8.*got 16 \* 1"),
+        (Mesh(model=16), 32, r"mesh.data: expected .* at most 8, .*got 1 \* 16"),
+        (
+            Mesh(),
+            12,
+            r"data.batch_size: expected a multiple of 8 \(mesh.data 8 \* train.acc.*got 12",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_out_is_said(data, mesh, batch_size, message):
+    experiment = small(dataclasses.replace(data["text"], batch_size=batch_size), mesh)
+    with pytest.raises(ConfigError, match=message):
+        make_mesh(experiment, jax.devices())
+
+
+def test_the_config_of_a_mesh(data):
+    with pytest.raises(
+        ConfigError, match=r"mesh.model: expected a divisor of model.hidden_size \(16"
+    ):
+        small(data["text"], Mesh(model=3))
+    with pytest.raises(ConfigError, match=r"mesh.processes: expected it together with"):
+        Mesh(coordinator="localhost:1234")
+    with pytest.raises(ConfigError, match=r"mesh.process: expected 0 to mesh.processes - 1, got 2"):
+        Mesh(coordinator="localhost:1234", processes=2, process=2)
+    mesh = make_mesh(small(data["text"], Mesh(data=2, model=2, axes="explicit")), jax.devices())
+    assert dict(mesh.shape) == {"data": 2, "model": 2}
+    assert set(mesh.axis_types) == {AxisType.Explicit}
+
+
+@pytest.mark.parametrize("kind", ["text", "arrays"])
+def test_a_process_makes_the_rows_that_its_devices_hold(data, kind):
+    task = make_task(data[kind], seed=3)
+    whole, rows = task.batches(5, 2, None), np.array([1, 2, 7])
+    some = task.batches(5, 2, rows)
+    for name, value in whole._asdict().items():
+        if value is not None:
+            at = (slice(None),) * (1 if name == "lengths" else 2)
+            np.testing.assert_array_equal(getattr(some, name), value[(*at, rows)])
+
+
+def test_rows_of_one_process_are_all(data):
+    mesh = make_mesh(small(data["text"], Mesh()), jax.devices())
+    assert rows_here(mesh, 32) is None
+    numbers = np.arange(64.0).reshape(2, 1, 32)
+    batch = spread(mesh, Batch(numbers, numbers, numbers), 32)
+    np.testing.assert_array_equal(batch.inputs, numbers)
+    assert batch.inputs.sharding.spec == P(None, None, "data")
+
+
+def test_a_run_goes_on_with_other_devices(tmp_path, data):
+    """Saved on eight that share everything out, resumed on two by two, and on one."""
+
+    def go_on(name, mesh, steps):
+        train_ = Train(
+            steps=steps, log_every=2, eval_every=4, checkpoint_every=4, steps_per_dispatch=2
+        )
+        experiment = dataclasses.replace(
+            small(data["arrays"], mesh),
+            workdir=tmp_path / name,
+            train=train_,
+            optimizer=Optimizer(warmup_steps=0, schedule="constant"),
+        )
+        train(experiment)
+        return [
+            {k: v for k, v in line.items() if k not in MACHINE}
+            for line in RunFolder(experiment.run_dir).metrics()
+        ]
+
+    want = go_on("whole", Mesh(data=1), 12)
+    go_on("moved", Mesh(parameters="sharded"), 4)
+    go_on("moved", Mesh(data=2, model=2, axes="explicit"), 8)
+    got = go_on("moved", Mesh(data=1), 12)
+    assert [line["step"] for line in got] == [line["step"] for line in want]
+    for ours, theirs in zip(got, want, strict=True):
+        check(ours, theirs)
