@@ -48,6 +48,10 @@ class Checkpoints:
             enable_async_checkpointing=True,
             cleanup_tmp_directories=not read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            # Processes meet by name; two folders that are saved at once must not meet each other.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=folder.name
+            ),
             read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
