@@ -9,6 +9,9 @@ from jax.experimental import multihost_utils
 
 from lstm_jax.training.config import ConfigError, Mesh
 
+SECONDS_TO_END = 30
+"""After which a process that failed takes the others, which wait for it, with it."""
+
 
 def start(mesh: Mesh) -> None:
     """Meets the other processes, if there are any; before the first use of a device.
@@ -22,7 +25,9 @@ def start(mesh: Mesh) -> None:
         return
     address = None if mesh.coordinator in (None, "auto") else mesh.coordinator
     try:
-        jax.distributed.initialize(address, mesh.processes, mesh.process)
+        jax.distributed.initialize(
+            address, mesh.processes, mesh.process, shutdown_timeout_seconds=SECONDS_TO_END
+        )
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"mesh.coordinator: the processes did not meet: {error} Where nothing says how many there "

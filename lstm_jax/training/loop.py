@@ -58,6 +58,7 @@ def train(experiment: Experiment) -> dict[str, float] | None:
         if figures is not None:
             best = {"step": trainer.best_step, "figure": task.figure, "figures": figures}
             folder.finish(best | {"seconds": seconds})
+        distributed.wait_for_all("the end")
     trainer.progress.say(f"{duration(seconds)} in all; {folder.path}")
     return figures
 

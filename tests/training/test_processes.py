@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lstm_jax.training.config import ConfigError, Mesh
-from lstm_jax.training.distributed import several, start
+from lstm_jax.training.distributed import SECONDS_TO_END, several, start
 from lstm_jax.training.metrics import MACHINE
 
 pytestmark = pytest.mark.whole_runs
@@ -131,6 +131,27 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on(tmp_path, config):
     assert f"going on from step {step:,}" in first
 
 
+FAILS = """
+import sys
+if sys.argv[-1] == "1":
+    from lstm_jax.training.errors import RunError
+    from lstm_jax.training.run import RunFolder
+    def sync(self):
+        raise RunError("no room for the second process.")
+    RunFolder.sync = sync
+"""
+
+
+def test_a_process_that_fails_ends_the_others(tmp_path, config):
+    config.write_text(config.read_text() + FAILS)
+    since = time.monotonic()
+    first, second = begin_both(config, "--workdir", tmp_path / "run")
+    assert "error: no room for the second process." in second.communicate(timeout=200)[1]
+    assert "another task died" in first.communicate(timeout=200)[1]
+    assert first.returncode != 0 != second.returncode
+    assert time.monotonic() - since < SECONDS_TO_END + 100
+
+
 @pytest.mark.parametrize(
     ("environment", "is_one_of_several"),
     [
@@ -148,7 +169,7 @@ def test_who_is_one_of_several(environment, is_one_of_several):
 
 
 def test_processes_that_cannot_meet_say_what_to_pass(monkeypatch):
-    def initialize(*args):
+    def initialize(*args, **kwargs):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr("jax.distributed.initialize", initialize)
