@@ -88,7 +88,10 @@ class LSTMSpec:
         gx = jnp.dot(xs, params.w_x, precision=precision)
         if params.bias is None:
             return gx
-        return gx + jnp.broadcast_to(params.bias, gx.shape)
+        # In float32 at least, and so is the sum over all steps that is the bias's gradient.
+        wide = at_least_float32(gx.dtype)
+        bias = jnp.broadcast_to(params.bias.astype(wide), gx.shape)
+        return (gx.astype(wide) + bias).astype(gx.dtype)
 
     def recur(
         self, params: LSTMParams, h: Float[jax.Array, "*B H"], precision: Precision = None

@@ -123,3 +123,16 @@ def test_the_rnn_has_the_same_rule(name):
 
     got, expected = (jax.grad(loss, argnums=(0, 1))(params, xs, b) for b in (name, "scan"))
     assert_relative(got, expected, 2e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_of_a_bfloat16_bias_sums_many_steps(name):
+    """In bfloat16 the sum would forget what is small beside it."""
+    case = make_case(5, T=64, batch=(256,), I=4, H=8, dtype=jnp.bfloat16, **NO_MASKS)
+    run = partial(loss_and_outputs, case=case, backend=name)
+    with skipping_refusals(name):
+        gradient, _ = jax.grad(run, has_aux=True)(*arguments(case))
+    with jax.enable_x64(True):
+        run = partial(loss_and_outputs, case=case, backend="scan")
+        exact, _ = jax.grad(run, has_aux=True)(*as_float64(arguments(case)))
+    assert_relative(gradient.bias, exact.bias, 2e-2)
