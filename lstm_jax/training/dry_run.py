@@ -5,13 +5,13 @@ import json
 import jax
 
 from lstm_jax.training.config import Experiment
+from lstm_jax.training.config_json import as_json
 from lstm_jax.training.data.outline import shapes_of
 from lstm_jax.training.data.tasks import make_task
 from lstm_jax.training.loop import check
 from lstm_jax.training.program import make_program
 from lstm_jax.training.rehearsal import rehearse
 from lstm_jax.training.report import introduce, memory_line, table, work
-from lstm_jax.training.run import as_json
 
 
 def dry_run(experiment: Experiment) -> None:

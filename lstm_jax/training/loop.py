@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from lstm_jax.training import distributed
-from lstm_jax.training.checkpoint import Checkpoints, quiet
+from lstm_jax.training.checkpoint import quiet
 from lstm_jax.training.config import ConfigError, Experiment
+from lstm_jax.training.config_json import as_json
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.task import Task
 from lstm_jax.training.data.tasks import make_task
@@ -22,12 +23,13 @@ from lstm_jax.training.evaluation import (
     training_figures,
 )
 from lstm_jax.training.generate import generate
+from lstm_jax.training.kept import Kept
 from lstm_jax.training.metrics import FIGURES, Clock, duration, machine_figures
 from lstm_jax.training.plots import plot_curves
 from lstm_jax.training.profile import Profile
 from lstm_jax.training.program import Program, make_program
 from lstm_jax.training.progress import Progress
-from lstm_jax.training.run import RunFolder, as_json
+from lstm_jax.training.run import RunFolder
 from lstm_jax.training.sharding import alone, on_the_host, rows_here, spread
 from lstm_jax.training.stopping import on_signals
 from lstm_jax.training.writers import check_writers, make_writers
@@ -96,10 +98,10 @@ class Trainer:
         self.folder.write_task(program.sizes, task.fingerprint(), task.vocabulary)
 
         self.progress = Progress(run.steps, silent=not distributed.is_first())
-        self.state = program.start()
-        self.newest = Checkpoints(self.folder.file("checkpoints"), keep=run.keep_last)
-        self.best = Checkpoints(self.folder.file("best"), keep=run.keep_best)
-        self.first = self._go_on()
+        self.kept = Kept(self.folder, run, self._warn)
+        self.first, self.state, self.since_log = self.kept.go_on(
+            program.start(), run.steps_per_dispatch
+        )
         self.progress.begin(self.first)
         distributed.wait_for_all("the folder was cut")
         self.history = self.folder.metrics()
@@ -130,8 +132,7 @@ class Trainer:
                 self.profile.close()
                 for writer in self.writers:
                     writer.close()
-                self.newest.close()
-                self.best.close()
+                self.kept.close()
             if figures is None:
                 signal = self.stop.signal or "a signal to another process"
                 self._event(self.done, f"stopped by {signal}")
@@ -176,27 +177,6 @@ class Trainer:
                 break
         return not stops
 
-    def _go_on(self) -> int:
-        """Restores the newest checkpoint that is whole; gives its step, 0 where there is none."""
-        found = self.newest.newest(self.state, say=self._warn)
-        step, self.since_log = 0, []
-        if found is not None:
-            step, self.state = found.step, found.state
-            if since := found.notes["since_log"]:
-                self.since_log = [{name: _array(values) for name, values in since.items()}]
-        if step % self.experiment.train.steps_per_dispatch:
-            raise ConfigError(
-                f"train.steps_per_dispatch: expected a divisor of {step}, the step to go on from, got "
-                f"{self.experiment.train.steps_per_dispatch}."
-            )
-        # What comes after that step will be made again.
-        self.folder.cut(step)
-        self.newest.drop(lambda other: other > step)
-        self.best.drop(lambda other: other > step)
-        best = self.best.newest(self.state.params, say=self._warn)
-        self.best_loss = np.inf if best is None else best.notes["loss"]
-        return step
-
     def _warn(self, text: str) -> None:
         self.progress.say(f"warning: {text}")
         self._event(0, text)
@@ -233,15 +213,14 @@ class Trainer:
         speed = self.clock.tokens_per_second(done)
         self._write(done, figures | machine_figures(speed, self.mesh.size))
         self.progress.step(done, figures, self.task.figure, speed, self.clock.left(done))
-        self.newest.check()
-        self.best.check()
+        self.kept.check()
 
     def _check_finite(self, steps: dict[str, np.ndarray], done: int) -> None:
         bad = first_bad(steps) if steps else None
         if bad is None:
             return
         step = done - len(steps["loss"]) + bad + 1
-        whole = self.newest.latest()
+        whole = self.kept.newest.latest()
         raise NotFiniteError(
             f"step {step:,} gave a loss of {steps['loss'][bad]} and a gradient norm of "
             f"{steps['gradient_norm'][bad]}; "
@@ -259,13 +238,11 @@ class Trainer:
         )
 
     def _save(self, done: int) -> None:
-        if self.newest.latest() == done:
+        if self.kept.newest.latest() == done:
             return
         steps = self._steps()
         self._check_finite(steps, done)
-        self.folder.sync()
-        since = {name: values.tolist() for name, values in steps.items()}
-        self.newest.save(done, self.state, self.state.params, {"since_log": since})
+        self.kept.save(done, self.state, steps)
 
     def _was_evaluated(self, step: int) -> bool:
         return any("eval/loss" in line for line in self.history if line["step"] == step)
@@ -277,10 +254,7 @@ class Trainer:
         figures = figures_of(sums, self.task, "eval")
         self._write(done, figures)
         self.progress.say(f"step {done:>7,}  held out: {in_line(figures, self.task, 'eval')}")
-        if figures["eval/loss"] < self.best_loss:
-            self.best_loss = figures["eval/loss"]
-            params = self.state.params
-            self.best.save(done, params, params, {"loss": self.best_loss})
+        self.kept.offer(done, self.state.params, figures["eval/loss"])
         if (text := self._text(self.state.params)) is not None:
             self.folder.sample(done, text)
         self._plot()
@@ -333,11 +307,7 @@ class Trainer:
 
     def _report(self) -> dict[str, float] | None:
         """The best model once more, on the held-out data and on the test part; None if stopped."""
-        best = self.best.newest(self.state.params, say=self._warn)
-        if best is None:
-            raise NotFiniteError(
-                "no evaluation gave a finite loss; lower optimizer.learning_rate or optimizer.clip_norm."
-            )
+        best = self.kept.best_model(self.state.params)
         self.best_step = best.step
         figures: dict[str, float] = {}
         lines = []
@@ -356,8 +326,3 @@ class Trainer:
             self.progress.say(line)
         self._event(self.done, "finished")
         return figures
-
-
-def _array(values: list[Any]) -> np.ndarray:
-    """From JSON, as :meth:`Trainer._steps` has it."""
-    return np.array(values, bool if isinstance(values[0], bool) else np.float32)

@@ -4,33 +4,19 @@ import dataclasses
 import fcntl
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-import jax
-
-from lstm_jax.training import config
 from lstm_jax.training.config import ConfigError, Experiment
+from lstm_jax.training.config_json import as_json, differences, from_json
 from lstm_jax.training.data.vocabulary import Vocabulary
+from lstm_jax.training.environment import environment
 from lstm_jax.training.errors import RunError
 from lstm_jax.training.model import Sizes
-from lstm_jax.training.overrides import values
 
-GROUPS = {
-    "model": config.Model,
-    "data": config.Data,
-    "optimizer": config.Optimizer,
-    "train": config.Train,
-    "log": config.Log,
-    "mesh": config.Mesh,
-    "sample": config.Sample,
-}
 MAY_CHANGE = (
     "workdir",
     "train",
@@ -101,7 +87,7 @@ class RunFolder:
             return []
         self.check(experiment)
         known = self.file("config.json").exists()
-        changes = _differences(self.experiment(), experiment) if known else []
+        changes = differences(self.experiment(), experiment) if known else []
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.file("result.json").unlink(missing_ok=True)  # not complete until it says so again
@@ -254,7 +240,7 @@ class RunFolder:
             raise
 
     def _compare(self, experiment: Experiment) -> None:
-        changes = _differences(self.experiment(), experiment)
+        changes = differences(self.experiment(), experiment)
         differs = [change for change in changes if not change.startswith(MAY_CHANGE)]
         if differs:
             raise ConfigError(
@@ -264,58 +250,3 @@ class RunFolder:
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         self.replace(name, json.dumps(content, indent=2) + "\n")
-
-
-def _differences(before: Experiment, now: Experiment) -> list[str]:
-    """The fields that are not the same, in words."""
-    old, new = values(before), values(now)
-    return [
-        f"{name} was {old[name]}, now {new[name]}" for name in sorted(old) if old[name] != new[name]
-    ]
-
-
-def as_json(experiment: Experiment) -> dict[str, Any]:
-    """An experiment as JSON has it: paths as strings."""
-    return json.loads(json.dumps(dataclasses.asdict(experiment), default=str))
-
-
-def from_json(content: dict[str, Any]) -> Experiment:
-    """The inverse of :func:`as_json`."""
-    fields = dict(content)
-    for name, group in GROUPS.items():
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.get(name, {}).items()}
-        fields[name] = group(**_with_path(given, "path"))
-    return Experiment(**_with_path(fields, "workdir"))
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit."""
-    packages = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
-        "devices": [str(device) for device in jax.devices()],
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "commit": _commit(),
-    }
-
-
-def _with_path(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    value = fields.get(name)
-    return fields | {name: Path(value)} if value is not None else fields
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,5 +1,6 @@
 """Every backend against float64: values, and the gradient of every operand."""
 
+import functools
 from functools import partial
 
 import jax
@@ -62,6 +63,18 @@ def want(case):
     return outputs, gradient
 
 
+def a_case(masks, reverse, dtype):
+    return make_case(
+        3, T=11, batch=(5,), I=7, H=6, dtype=dtype, reverse=reverse, **NO_MASKS | MASKS[masks]
+    )
+
+
+@functools.cache
+def want_of(*args):
+    """The same for every backend."""
+    return want(a_case(*args))
+
+
 @pytest.mark.parametrize(
     ("masks", "reverse", "residuals"),
     [
@@ -78,9 +91,7 @@ def want(case):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_backend_agrees_with_float64(name, dtype, masks, reverse, residuals):
-    case = make_case(
-        3, T=11, batch=(5,), I=7, H=6, dtype=dtype, reverse=reverse, **NO_MASKS | MASKS[masks]
-    )
+    case = a_case(masks, reverse, dtype)
     run = partial(
         loss_and_outputs, case=case, backend=name, residuals=residuals, precision="highest"
     )
@@ -88,7 +99,7 @@ def test_every_backend_agrees_with_float64(name, dtype, masks, reverse, residual
         (_, got), gradient = jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True)(
             *arguments(case)
         )
-    outputs_want, gradient_want = want(case)
+    outputs_want, gradient_want = want_of(masks, reverse, dtype)
     tolerance = 2e-5 if dtype == jnp.float32 else 2e-2
     assert_relative(got, outputs_want, tolerance)
     assert_relative(gradient, gradient_want, tolerance)

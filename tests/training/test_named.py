@@ -14,10 +14,11 @@ import pytest
 
 from lstm_jax.training.cli import main, parse
 from lstm_jax.training.config import ConfigError, Data, locate
+from lstm_jax.training.config_json import as_json, from_json
 from lstm_jax.training.data.named import DATASETS, DataSet, File, named_folder, named_text
 from lstm_jax.training.data.tasks import make_task
 from lstm_jax.training.data.tokens import read_tokens
-from lstm_jax.training.run import RunFolder, as_json, from_json
+from lstm_jax.training.run import RunFolder
 
 STRICT = False
 pytestmark = pytest.mark.usefixtures("cache")

@@ -29,6 +29,17 @@ STRICT = False
 pytestmark = pytest.mark.whole_runs
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of a text that nothing disturbed; ``run_dir`` has no trace of another test."""
+    folder = tmp_path_factory.mktemp("whole")
+    path = folder / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    experiment = small(folder, "whole", data=text_data(path))
+    train(experiment)
+    return experiment
+
+
 def same(one, other):
     """The same figures, and the same parameters bit for bit."""
     params = [jax.tree.leaves(load(e.run_dir).params) for e in (one, other)]
@@ -137,10 +148,9 @@ def ask_to_stop_in(monkeypatch, where, number, after):
     ],
 )
 def test_a_signal_saves_and_the_run_goes_on_as_if_never_stopped(
-    tmp_path, text, monkeypatch, capsys, number, where, after, step
+    tmp_path, whole, monkeypatch, capsys, number, where, after, step
 ):
-    whole, stopped = (small(tmp_path, name, data=text_data(text)) for name in ("whole", "stopped"))
-    train(whole)
+    stopped = dataclasses.replace(whole, workdir=tmp_path / "stopped")
     with monkeypatch.context() as patch:
         ask_to_stop_in(patch, where, number, after)
         assert train(stopped) is None
@@ -221,10 +231,9 @@ def unseal(folder):
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    tmp_path, text, monkeypatch, capsys, folder, harm, reason
+    tmp_path, whole, monkeypatch, capsys, folder, harm, reason
 ):
-    whole, hurt = (small(tmp_path, name, data=text_data(text)) for name in ("whole", "hurt"))
-    train(whole)
+    hurt = dataclasses.replace(whole, workdir=tmp_path / "hurt")
     with monkeypatch.context() as patch:
         ask_to_stop_in(patch, "step", signal.SIGTERM, 9)  # after step 18
         train(hurt)

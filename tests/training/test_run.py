@@ -21,13 +21,14 @@ from lstm_jax.training.config import (
     Sample,
     Train,
 )
+from lstm_jax.training.config_json import as_json, from_json
 from lstm_jax.training.data import corpus, tokens
 from lstm_jax.training.data.tasks import make_task
 from lstm_jax.training.errors import NotFiniteError
 from lstm_jax.training.loop import train
 from lstm_jax.training.metrics import MACHINE
 from lstm_jax.training.model import Sizes
-from lstm_jax.training.run import RunFolder, as_json, from_json
+from lstm_jax.training.run import RunFolder
 from lstm_jax.training.saved import evaluate_saved, load
 
 STRICT = False
