@@ -2,7 +2,7 @@
 
     python train.py configs/word_lm.py [--data.path FILE]
 
-On 2 cores, on the text that comes with Python: 1 min 20 s; perplexity 16.3 on held-out text, where an
+On 2 cores, on the text that comes with Python: 55 s; perplexity 16.2 on held-out text, where an
 interpolated 5-gram has 27.7.
 Words, single signs and line ends count as symbols, so that figures compare only within one vocabulary.
 """

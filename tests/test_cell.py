@@ -16,6 +16,7 @@ def one_step(case):
     return case.params[0], case.states[0], jnp.asarray(case.xs[0])
 
 
+@pytest.mark.combinations
 @given(
     seed=st.integers(0, 10_000),
     batch=st.sampled_from([(), (1,), (3,), (2, 3)]),

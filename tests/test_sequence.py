@@ -31,6 +31,7 @@ PARAMS = init_lstm(jax.random.key(0), 2, 3)
 FLAGS = ("state", "lengths", "resets", "reset_state", "reverse")
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=len(FLAGS))))
 @given(drawn=cases(dtype=jnp.float64))
 @settings(max_examples=6)
@@ -57,6 +58,7 @@ def test_equals_the_python_loop_over_lstm_cell():
     assert_close(loop, state, atol=1e-6)
 
 
+@pytest.mark.combinations
 @given(cases(), st.integers(0, 5))
 @settings(max_examples=80)
 def test_chunked_equals_whole(drawn, cut):

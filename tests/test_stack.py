@@ -25,6 +25,7 @@ def run(case, **keywords):
 FLAGS = ("lengths", "resets", "reset_state", "reverse")
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=len(FLAGS))))
 @given(drawn=cases(layers=(1, 2, 3), dtype=jnp.float64))

@@ -105,6 +105,7 @@ def test_every_backend_agrees_with_float64(name, dtype, masks, reverse, residual
     assert_relative(gradient, gradient_want, tolerance)
 
 
+@pytest.mark.combinations
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("masks", ["plain", "both"])
 @pytest.mark.parametrize("name", ["auto", "scan"])
