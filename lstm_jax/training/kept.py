@@ -8,11 +8,9 @@ import numpy as np
 from lstm_jax.training.checkpoint import Checkpoint, Checkpoints
 from lstm_jax.training.config import ConfigError, Train
 from lstm_jax.training.errors import NotFiniteError
+from lstm_jax.training.evaluation import Metrics
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.state import TrainState
-
-Steps = dict[str, np.ndarray]
-"""Figures, one of each step since the last line of metrics."""
 
 
 class Start(NamedTuple):
@@ -20,7 +18,7 @@ class Start(NamedTuple):
 
     step: int
     state: TrainState
-    since_log: list[Steps]
+    since_log: list[Metrics]
 
 
 class Kept:
@@ -62,7 +60,7 @@ class Kept:
             self.best_loss = best.notes["loss"]
         return start
 
-    def save(self, step: int, state: TrainState, since_log: Steps) -> None:
+    def save(self, step: int, state: TrainState, since_log: Metrics) -> None:
         """A state to go on from; what was written before it is on the disk then."""
         self.folder.sync()
         since = {name: values.tolist() for name, values in since_log.items()}

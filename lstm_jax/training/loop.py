@@ -16,6 +16,7 @@ from lstm_jax.training.data.task import Task
 from lstm_jax.training.data.tasks import make_task
 from lstm_jax.training.errors import NotFiniteError
 from lstm_jax.training.evaluation import (
+    Metrics,
     figures_of,
     first_bad,
     in_line,
@@ -199,7 +200,7 @@ class Trainer:
             batches = None if self.task.batches is None else self.task.batches(first, n, rows)
             yield first + n, None if batches is None else spread(self.mesh, batches, B, rows)
 
-    def _steps(self) -> dict[str, np.ndarray]:
+    def _steps(self) -> Metrics:
         """The figures of every step since the last log."""
         dispatches = jax.device_get(self.since_log)
         names = dispatches[0] if dispatches else ()
@@ -215,7 +216,7 @@ class Trainer:
         self.progress.step(done, figures, self.task.figure, speed, self.clock.left(done))
         self.kept.check()
 
-    def _check_finite(self, steps: dict[str, np.ndarray], done: int) -> None:
+    def _check_finite(self, steps: Metrics, done: int) -> None:
         bad = first_bad(steps) if steps else None
         if bad is None:
             return
