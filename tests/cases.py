@@ -1,5 +1,6 @@
-"""Random problems: shapes from hypothesis, values from NumPy."""
+"""Problems to run ``lstm`` on. Their values come from NumPy, so that building one compiles nothing."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +12,32 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lstm_jax import LSTMParams, LSTMState, init_stack
+from lstm_jax import LSTMParams, LSTMState
 
 MAY_REFUSE = {"cudnn", "pallas_tpu"}
 """The backends that need not run every problem on every machine."""
 BATCHES = [(), (1,), (3,), (2, 3), (2, 1, 2)]
+SHAPES = [
+    {"T": 5, "batch": (3,), "I": 2, "H": 3},
+    {"T": 1, "batch": (), "I": 1, "H": 1},
+    {"T": 2, "batch": (2, 1, 2), "I": 1, "H": 3},
+    {"T": 0, "batch": (2, 3), "I": 2, "H": 1},
+]
+"""Few shapes that differ in everything: each new shape compiles again."""
+
+
+def pairwise(*names: str) -> list[dict[str, bool]]:
+    """Eight rows of at most seven flags, in which any two flags take all four combinations.
+
+    The rows are the two-level orthogonal array of strength 2 with eight runs (Rao, 1947).
+
+    >>> rows = pairwise("state", "lengths", "reverse")
+    >>> len(rows), len({(row["state"], row["reverse"]) for row in rows})
+    (8, 4)
+    """
+    bits = itertools.product([False, True], repeat=3)
+    rows = ((a, b, c, a ^ b, a ^ c, b ^ c, a ^ b ^ c) for a, b, c in bits)
+    return [dict(zip(names, row, strict=False)) for row in rows]
 
 
 @dataclass
@@ -72,8 +94,17 @@ def make_case(
 ) -> Case:
     rng = np.random.default_rng(seed)
 
-    def normal(*shape):
-        return jnp.asarray(rng.standard_normal(shape), dtype)
+    def normal(*shape, scale=1.0, mean=0.0):
+        values = mean + scale * rng.standard_normal(shape)
+        return jnp.asarray(values.astype(dtype))
+
+    def params_of_a_layer(I):
+        forget_bias = np.where(np.arange(4 * H) // H == 1, 1.0, 0.0)
+        return LSTMParams(
+            w_x=normal(I, 4 * H, scale=I**-0.5),
+            w_h=normal(H, 4 * H, scale=H**-0.5),
+            bias=normal(4 * H, scale=0.5, mean=forget_bias),
+        )
 
     def state_of_a_layer():
         C, h = normal(*batch, H), normal(*batch, H)
@@ -82,11 +113,8 @@ def make_case(
     def states():
         return tuple(state_of_a_layer() for _ in range(layers * directions))
 
-    params = init_stack(
-        jax.random.key(seed), I, H, layers, bidirectional=directions == 2, param_dtype=dtype
-    )
-    # Away from the symmetric start: every bias and every weight matters.
-    params = jax.tree.map(lambda p: p + jnp.asarray(0.5, dtype) * normal(*p.shape), params)
+    sizes = [I] + [directions * H] * (layers - 1)
+    params = tuple(params_of_a_layer(size) for size in sizes for _ in range(directions))
     return Case(
         params=params,
         xs=np.asarray(normal(T, *batch, I)),

@@ -1,5 +1,6 @@
 """How every test runs: virtual devices, strict promotion rules in the core, shapes checked."""
 
+import os
 from collections.abc import Iterator
 
 import hypothesis
@@ -7,6 +8,9 @@ import jax
 import jaxtyping
 import pytest
 
+from tests.compilation import compile_fast, share_compiled
+
+compile_fast()
 jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
 
 hypothesis.settings.register_profile(
@@ -18,6 +22,13 @@ hypothesis.settings.register_profile(
     print_blob=True,
 )
 hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The workers of a session share what they compile."""
+    folder = tmp_path_factory.getbasetemp()
+    share_compiled((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled")
 
 
 @pytest.fixture(autouse=True)

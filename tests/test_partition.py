@@ -57,7 +57,6 @@ CASES = (
 )
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize(("kind", "name", "keywords"), CASES)
 def test_a_split_layer_is_the_whole_layer(kind, name, keywords):
     floats, run = problem(**keywords)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lstm_jax import LSTMState, init_lstm, lstm, lstm_cell
 from lstm_jax.baselines import RNNSpec
 from tests import reference
-from tests.cases import assert_close, cases, make_case
+from tests.cases import SHAPES, assert_close, cases, make_case, pairwise
 
 
 def run(case, **keywords):
@@ -31,12 +31,7 @@ PARAMS = init_lstm(jax.random.key(0), 2, 3)
 FLAGS = ("state", "lengths", "resets", "reset_state", "reverse")
 
 
-@pytest.mark.combinations
-@pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=len(FLAGS))))
-@given(drawn=cases(dtype=jnp.float64))
-@settings(max_examples=6)
-def test_equals_the_python_loop_in_float64(x64, flags, drawn):
-    case = make_case(**drawn | dict(zip(FLAGS, flags, strict=True)))
+def check_against_the_python_loop(case):
     state, hs = run(case)
     want_state, want_hs = reference.lstm(
         case.gates[0],
@@ -46,6 +41,22 @@ def test_equals_the_python_loop_in_float64(x64, flags, drawn):
         **case.masks,
     )
     assert_close((*state, hs), (*want_state, want_hs), atol=1e-12)
+
+
+@pytest.mark.parametrize("flags", pairwise(*FLAGS))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_python_loop_in_float64(x64, flags, shape):
+    for seed in range(5):  # compiles once
+        check_against_the_python_loop(make_case(seed, dtype=jnp.float64, **shape, **flags))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=len(FLAGS))))
+@given(drawn=cases(dtype=jnp.float64))
+@settings(max_examples=20)
+def test_any_shape_equals_the_python_loop_in_float64(x64, flags, drawn):
+    case = make_case(**drawn | dict(zip(FLAGS, flags, strict=True)))
+    check_against_the_python_loop(case)
 
 
 def test_equals_the_python_loop_over_lstm_cell():
@@ -58,12 +69,7 @@ def test_equals_the_python_loop_over_lstm_cell():
     assert_close(loop, state, atol=1e-6)
 
 
-@pytest.mark.combinations
-@given(cases(), st.integers(0, 5))
-@settings(max_examples=80)
-def test_chunked_equals_whole(drawn, cut):
-    """With a state, resets and lengths, in both directions; a chunk may be empty."""
-    case = make_case(**drawn)
+def check_in_two_chunks(case, cut):
     T = len(case.xs)
     chunks = [slice(0, min(cut, T)), slice(min(cut, T), T)]
     reset_state = None if case.reset_states is None else case.reset_states[0]
@@ -81,6 +87,26 @@ def test_chunked_equals_whole(drawn, cut):
         )
     whole_state, whole = run(case)
     assert_close((*state, jnp.concatenate([hs[0], hs[1]])), (*whole_state, whole), atol=1e-6)
+
+
+@pytest.mark.parametrize("flags", pairwise(*FLAGS))
+def test_chunked_equals_whole(flags):
+    """With a state, resets and lengths, in both directions."""
+    for seed in range(5):
+        check_in_two_chunks(make_case(seed, T=5, **flags), cut=2)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_chunk_may_be_empty(cut, reverse):
+    check_in_two_chunks(make_case(T=5, reverse=reverse), cut)
+
+
+@pytest.mark.nightly
+@given(cases(), st.integers(0, 5))
+@settings(max_examples=300)
+def test_any_shape_chunked_equals_whole(drawn, cut):
+    check_in_two_chunks(make_case(**drawn), cut)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from lstm_jax import LSTMState, init_stack, lstm, lstm_stack
 from tests import reference
-from tests.cases import assert_close, cases, make_case
+from tests.cases import SHAPES, assert_close, cases, make_case, pairwise
 
 
 def run(case, **keywords):
@@ -25,14 +25,7 @@ def run(case, **keywords):
 FLAGS = ("lengths", "resets", "reset_state", "reverse")
 
 
-@pytest.mark.combinations
-@pytest.mark.parametrize("directions", [1, 2])
-@pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=len(FLAGS))))
-@given(drawn=cases(layers=(1, 2, 3), dtype=jnp.float64))
-@settings(max_examples=3)
-def test_equals_the_python_loop_in_float64(x64, directions, flags, drawn):
-    chosen = dict(zip(FLAGS, flags, strict=True))
-    case = make_case(**drawn | chosen | {"directions": directions})
+def check_against_the_python_loop(case):
     states, hs = run(case)
     want_states, want = reference.stack(
         case.gates,
@@ -43,6 +36,28 @@ def test_equals_the_python_loop_in_float64(x64, directions, flags, drawn):
         **case.masks,
     )
     assert_close((*jax.tree.leaves(states), hs), (*jax.tree.leaves(want_states), want), atol=1e-12)
+
+
+@pytest.mark.parametrize("flags", pairwise(*FLAGS, "bidirectional"))
+@pytest.mark.parametrize(("layers", "shape"), [(1, SHAPES[1]), (2, SHAPES[0]), (3, SHAPES[2])])
+def test_equals_the_python_loop_in_float64(x64, flags, layers, shape):
+    flags = dict(flags)
+    directions = 2 if flags.pop("bidirectional") else 1
+    for seed in range(3):  # compiles once
+        case = make_case(
+            seed, layers=layers, directions=directions, dtype=jnp.float64, **shape, **flags
+        )
+        check_against_the_python_loop(case)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("flags", list(itertools.product([False, True], repeat=len(FLAGS))))
+@given(drawn=cases(layers=(1, 2, 3), dtype=jnp.float64))
+@settings(max_examples=5)
+def test_any_shape_equals_the_python_loop_in_float64(x64, directions, flags, drawn):
+    chosen = dict(zip(FLAGS, flags, strict=True)) | {"directions": directions}
+    check_against_the_python_loop(make_case(**drawn | chosen))
 
 
 def test_order_is_layer_major_forward_first():

@@ -18,7 +18,6 @@ def gradient(case, backend, **keywords):
     return jax.grad(loss, argnums=(0, 1, 2, 3))(*arguments(case))
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize(("reverse", "residuals"), [(False, "save"), (True, "recompute")])
 @pytest.mark.parametrize("columns_a_block", [1, 6, 9, 1000])  # of 3 rows: 1, 2, 3 and all 7 steps
 def test_the_size_of_a_block_changes_nothing(monkeypatch, columns_a_block, reverse, residuals):
@@ -38,7 +37,6 @@ def test_the_blocks_cover_every_step_once(T, rows):
     assert blocks * k >= T
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize("T", [0, 1, 4])
 @pytest.mark.parametrize("batch", [(), (2, 1, 3)])
 @pytest.mark.parametrize("reverse", [False, True])

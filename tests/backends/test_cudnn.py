@@ -28,7 +28,6 @@ def as_documented(x, h_0, c_0, weights, seq_lengths, *, precision, **sizes):
     return rnn.lstm_ref(x, h_0, c_0, *unpacked, seq_lengths, *sizes.values())
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])

@@ -75,7 +75,6 @@ CASES = {
 }
 
 
-@pytest.mark.combinations
 @pytest.mark.parametrize("name", CASES)
 def test_the_kernels_agree_with_the_xla_form(name):
     settings, operands = problem(**CASES[name])

@@ -1,12 +1,6 @@
-"""What is compiled is kept for the other tests of a session. For the tests of sweeps and searches: a
-config file to end as one likes, and runs that stand in.
-"""
+"""For the tests of sweeps and searches: a config file to end as one likes, and runs that stand in."""
 
-import os
-
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 CONFIG = """
 from lstm_jax.training.config import *
@@ -19,29 +13,6 @@ config = Experiment(
     mesh=Mesh(data=1),
 )
 """
-
-
-@pytest.fixture(scope="package", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The same small runs are compiled again and again, here and in child processes."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    settings = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        os.environ[name.upper()] = str(value)
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        del os.environ[name.upper()]
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from tests.training.test_reliability import ask_to_stop_in
 from tests.training.test_run import figures, small
 
 STRICT = False
-pytestmark = pytest.mark.whole_runs
 
 
 def events_of(folder):

@@ -16,7 +16,6 @@ from lstm_jax.training.config import ConfigError, Mesh
 from lstm_jax.training.distributed import SECONDS_TO_END, several, start
 from lstm_jax.training.metrics import MACHINE
 
-pytestmark = pytest.mark.whole_runs
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """
 from pathlib import Path

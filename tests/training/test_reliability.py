@@ -26,7 +26,6 @@ from lstm_jax.training.saved import load
 from tests.training.test_run import figures, small, text_data
 
 STRICT = False
-pytestmark = pytest.mark.whole_runs
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,6 @@ from lstm_jax.training.run import RunFolder
 from lstm_jax.training.saved import evaluate_saved, load
 
 STRICT = False
-pytestmark = pytest.mark.whole_runs
 
 
 def small(tmp_path, name="a", **changes):

@@ -11,7 +11,6 @@ from lstm_jax.training.run import RunFolder
 from tests.training.conftest import stand_in, table_in
 
 STRICT = False
-pytestmark = pytest.mark.whole_runs
 SPACE = """
 search = {
     "optimizer.learning_rate": Range(1e-4, 1e-1, log=True),

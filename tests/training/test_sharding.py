@@ -22,7 +22,6 @@ from lstm_jax.training.sharding import make_mesh, rows_here, spread
 from tests.hlo import collectives_in_loops
 
 STRICT = False
-pytestmark = pytest.mark.whole_runs
 
 MESHES = {
     "2": Mesh(data=2),

@@ -18,7 +18,6 @@ from lstm_jax.training.run import RunFolder
 from tests.training.conftest import stand_in, table_in
 
 STRICT = False
-pytestmark = pytest.mark.whole_runs
 ROOT = Path(__file__).parent.parent.parent
 GRID = 'sweep = {"optimizer.learning_rate": [0.01, 0.1], "model.hidden_size": [4, 3]}'
 NAMES = [

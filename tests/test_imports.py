@@ -1,0 +1,55 @@
+"""What importing the package loads. Which module may import which: ``[tool.importlinter]``."""
+
+import subprocess
+import sys
+
+import pytest
+
+import lstm_jax
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_core_loads_jax_jaxtyping_chex_and_the_standard_library_only():
+    loaded = run("""
+import sys
+import chex, jax.experimental.pallas.tpu, jax.experimental.rnn, jaxtyping
+before = set(sys.modules)
+import lstm_jax
+print(*set(sys.modules) - before)
+""")
+    packages = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert packages == {"lstm_jax"}
+
+
+def test_importing_the_package_loads_no_flax_and_touches_no_device():
+    run("""
+import sys, lstm_jax
+assert "flax" not in sys.modules and "optax" not in sys.modules
+from jax._src import xla_bridge
+assert not xla_bridge._backends, "a device was initialized"
+assert lstm_jax.nnx.LSTM and lstm_jax.linen.LSTM     # on demand
+assert "flax" in sys.modules
+assert {"nnx", "linen"} <= set(dir(lstm_jax))
+""")
+
+
+def test_the_command_line_loads_nothing_heavy():
+    """``--help`` and typing errors are answered before anything else is imported."""
+    loaded = run("import sys; from lstm_jax.training import cli; print(*sys.modules)")
+    packages = {name.split(".")[0] for name in loaded}
+    assert not packages & {"flax", "orbax", "optax", "matplotlib", "scipy", "optuna", "tqdm"}
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="gru"):
+        _ = lstm_jax.gru
+
+
+def test_every_public_name_exists():
+    for name in lstm_jax.__all__:
+        assert getattr(lstm_jax, name) is not None
