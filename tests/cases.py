@@ -40,6 +40,11 @@ def pairwise(*names: str) -> list[dict[str, bool]]:
     return [dict(zip(names, row, strict=False)) for row in rows]
 
 
+def nightly(*values: Any) -> list[Any]:
+    """Parameters of a test that run at night only."""
+    return [pytest.param(value, marks=pytest.mark.nightly) for value in values]
+
+
 @dataclass
 class Case:
     """A problem for ``lstm`` (the first entry of each tuple) or ``lstm_stack``."""

@@ -13,7 +13,7 @@ from lstm_jax import LSTMState, Partition, baselines, linen, lstm, lstm_stack
 from lstm_jax.baselines import RNNSpec
 from lstm_jax.partition import LocalSpec
 from lstm_jax.training.hlo import collectives
-from tests.cases import assert_close, make_case
+from tests.cases import assert_close, make_case, nightly
 from tests.hlo import collectives_in_loops
 
 MESHES = {
@@ -47,18 +47,21 @@ def loss(run, floats):
     return (hs**2).sum() + (state.C**2).sum() + (state.h**2).sum()
 
 
-CASES = (
-    [(AxisType.Auto, name, {}) for name in MESHES]
-    + [(AxisType.Explicit, name, {"reverse": True}) for name in MESHES]
-    + [
-        (AxisType.Auto, "all", {"remat_every": 3, "residuals": "recompute", "reverse": True}),
-        (AxisType.Auto, "all", {"backend": "scan"}),
-    ]
-)
+CASES = [
+    (AxisType.Explicit, "batch", {}),
+    (AxisType.Auto, "weights at rest", {"reverse": True}),
+    (AxisType.Explicit, "hidden", {"reverse": True}),
+    (AxisType.Auto, "all", {"remat_every": 3, "residuals": "recompute", "reverse": True}),
+    (AxisType.Auto, "all", {"backend": "scan"}),
+]
+MORE_CASES = [(AxisType.Auto, name, {}) for name in MESHES] + [
+    (AxisType.Explicit, name, {"reverse": True}) for name in MESHES if name != "hidden"
+]
 
 
-@pytest.mark.parametrize(("kind", "name", "keywords"), CASES)
-def test_a_split_layer_is_the_whole_layer(kind, name, keywords):
+@pytest.mark.parametrize("options", [*CASES, *nightly(*MORE_CASES)])
+def test_a_split_layer_is_the_whole_layer(options):
+    kind, name, keywords = options
     floats, run = problem(**keywords)
     want = run(**floats)
     want_gradient = jax.grad(partial(loss, run))(floats)

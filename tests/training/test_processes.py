@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lstm_jax.training.config import ConfigError, Mesh
-from lstm_jax.training.distributed import SECONDS_TO_END, several, start
+from lstm_jax.training.distributed import several, start
 from lstm_jax.training.metrics import MACHINE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -111,6 +111,7 @@ def test_two_processes_train_save_and_resume_as_one_with_two_devices(tmp_path, c
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
 
 
+@pytest.mark.nightly
 def test_a_signal_to_one_process_stops_both_and_they_go_on(tmp_path, config):
     """After a while in which both the newest and the best model are saved most of the time."""
     folder = tmp_path / "run"
@@ -132,6 +133,8 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on(tmp_path, config):
 
 FAILS = """
 import sys
+from lstm_jax.training import distributed
+distributed.SECONDS_TO_END = 2
 if sys.argv[-1] == "1":
     from lstm_jax.training.errors import RunError
     from lstm_jax.training.run import RunFolder
@@ -143,12 +146,10 @@ if sys.argv[-1] == "1":
 
 def test_a_process_that_fails_ends_the_others(tmp_path, config):
     config.write_text(config.read_text() + FAILS)
-    since = time.monotonic()
     first, second = begin_both(config, "--workdir", tmp_path / "run")
     assert "error: no room for the second process." in second.communicate(timeout=200)[1]
     assert "another task died" in first.communicate(timeout=200)[1]
     assert first.returncode != 0 != second.returncode
-    assert time.monotonic() - since < SECONDS_TO_END + 100
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from lstm_jax.training.errors import NotFiniteError, RunError
 from lstm_jax.training.loop import train
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.saved import load
+from tests.cases import nightly
 from tests.training.test_run import figures, small, text_data
 
 STRICT = False
@@ -83,9 +84,12 @@ def wait_for(child, condition):
         time.sleep(0.002)
 
 
-def test_killed_twenty_times_at_random_is_as_if_never_killed(tmp_path, text):
+@pytest.mark.parametrize("kills", [3, *nightly(20)])
+def test_killed_at_random_is_as_if_never_killed(tmp_path, text, kills):
     """kill -9 in steps, evaluations and saves: a save is under way most of the time."""
-    often = Train(steps=400, log_every=4, eval_every=24, checkpoint_every=8, steps_per_dispatch=2)
+    often = Train(
+        steps=96 + 24 * kills, log_every=4, eval_every=24, checkpoint_every=8, steps_per_dispatch=2
+    )
     whole, killed = (
         small(tmp_path, name, data=text_data(text), train=often) for name in ("whole", "killed")
     )
@@ -94,7 +98,7 @@ def test_killed_twenty_times_at_random_is_as_if_never_killed(tmp_path, text):
     context.set_forkserver_preload(["tests.training.test_reliability"])
     chance = random.Random(0)
     reached = set()
-    for n in range(20):
+    for n in range(kills):
         child = context.Process(target=slowly, args=(killed,))
         child.start()
         wait_for(child, lambda n=n: lines(killed, "events.jsonl") > n)
@@ -105,7 +109,7 @@ def test_killed_twenty_times_at_random_is_as_if_never_killed(tmp_path, text):
         child.join()
         assert child.exitcode == -signal.SIGKILL
         reached.add(newest(killed))
-    assert len(reached) > 5  # each went on from another place
+    assert len(reached) > kills / 4  # they resumed from different steps
     train(killed)
     assert same(whole, killed)
     assert not list(killed.run_dir.glob("*/*tmp*"))
@@ -135,20 +139,28 @@ def ask_to_stop_in(monkeypatch, where, number, after):
     monkeypatch.setattr(program, name, lambda *args, **kwargs: when_called(make(*args, **kwargs)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    ("where", "after", "step"),
+    "case",
     [
-        ("step", 5, 10),  # between logs
-        ("step", 6, 12),  # at a log and an evaluation
-        ("evaluation", 2, 12),
-        ("save", 2, 8),  # of a checkpoint, after that of the best model
-        ("evaluation", 5, 24),  # the report's
+        (signal.SIGTERM, "step", 5, 10),  # between logs
+        (signal.SIGINT, "step", 6, 12),  # at a log and an evaluation
+        (signal.SIGTERM, "evaluation", 2, 12),
+        (signal.SIGINT, "save", 2, 8),  # of a checkpoint, after that of the best model
+        (signal.SIGTERM, "evaluation", 5, 24),  # the report's
+        *nightly(
+            (signal.SIGINT, "step", 5, 10),
+            (signal.SIGTERM, "step", 6, 12),
+            (signal.SIGINT, "evaluation", 2, 12),
+            (signal.SIGTERM, "save", 2, 8),
+            (signal.SIGINT, "evaluation", 5, 24),
+        ),
     ],
 )
 def test_a_signal_saves_and_the_run_goes_on_as_if_never_stopped(
-    tmp_path, whole, monkeypatch, capsys, number, where, after, step
+    tmp_path, whole, monkeypatch, capsys, case
 ):
+    number, where, after, step = case
+    handler = signal.getsignal(signal.SIGINT)
     stopped = dataclasses.replace(whole, workdir=tmp_path / "stopped")
     with monkeypatch.context() as patch:
         ask_to_stop_in(patch, where, number, after)
@@ -156,7 +168,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_never_stopped(
     name = signal.Signals(number).name
     assert f"stopped by {name} after step {step}, and saved" in capsys.readouterr().out
     assert newest(stopped) == step
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     train(stopped)
     assert same(whole, stopped)
     assert events(stopped) == ["begun", f"stopped by {name}", "gone on with", "finished"]
@@ -219,19 +231,22 @@ def unseal(folder):
     (folder / "sums.json").write_text("{")
 
 
-@pytest.mark.parametrize("folder", ["checkpoints", "best"])
 @pytest.mark.parametrize(
-    ("harm", "reason"),
+    "case",
     [
-        (truncate, r"has [\d,]+ bytes, [\d,]+ were written"),
-        (delete, "is missing"),
-        (corrupt, "has other bytes than were written"),
-        (unseal, r"sums.json cannot be read"),
+        ("checkpoints", truncate),
+        ("best", delete),
+        ("checkpoints", corrupt),
+        ("best", unseal),
+        *nightly(
+            ("best", truncate), ("checkpoints", delete), ("best", corrupt), ("checkpoints", unseal)
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    tmp_path, whole, monkeypatch, capsys, folder, harm, reason
+    tmp_path, whole, monkeypatch, capsys, case
 ):
+    folder, harm = case
     hurt = dataclasses.replace(whole, workdir=tmp_path / "hurt")
     with monkeypatch.context() as patch:
         ask_to_stop_in(patch, "step", signal.SIGTERM, 9)  # after step 18
