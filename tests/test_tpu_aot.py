@@ -22,10 +22,10 @@ ENVIRONMENT = {
 FORWARD_AND_GRADIENT = pytest.mark.parametrize("name", ["forward", "gradient"])
 
 
-@pytest.fixture(scope="module")
-def programs():
+def compiled(*names):
+    """Compiles programs of ``tests.tpu_programs`` in a process of its own; their contents by name."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.tpu_programs"],
+        [sys.executable, "-m", "tests.tpu_programs", *names],
         cwd=Path(__file__).parents[1],
         env=os.environ | ENVIRONMENT,
         capture_output=True,
@@ -34,6 +34,23 @@ def programs():
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """The programs of one or two time loops, and a training step."""
+    kinds = ["one chip", "jit", "shard_map", "explicit", "vmap", "fsdp"]
+    names = [f"{kind}, {name}" for kind in kinds for name in ("forward", "gradient")]
+    partitions = ["partition, batch", "partition, weights at rest"]
+    return compiled(*names, *partitions, "training, auto, sharded")
+
+
+@pytest.fixture(scope="module")
+def training_steps():
+    """Every training step, 12 seconds to compile."""
+    axes = ("auto", "explicit")
+    kinds = ("replicated", "sharded", "hidden")
+    return compiled(*(f"training, {a}, {kind}" for a in axes for kind in kinds))
 
 
 def test_one_chip_runs_the_kernel_and_no_loop_of_xla(programs):
@@ -63,22 +80,29 @@ def test_a_partition_runs_the_kernel_on_every_chip(programs, name):
     assert program["collectives"]
 
 
-@pytest.mark.parametrize("axes", ["auto", "explicit"])
-@pytest.mark.parametrize("parameters", ["replicated", "sharded"])
-def test_a_training_step_runs_the_kernel_and_communicates_outside_of_time(
-    programs, axes, parameters
-):
+def check_training_step(program):
     """Two layers, each with a kernel forward and one backward, as their jaxpr foretells."""
-    program = programs[f"training, {axes}, {parameters}"]
     assert program["kernels"] == 4
     assert program["backends"] == [["pallas_tpu", None]] * 2
     assert program["collectives"]
     assert program["in_loops"] == []
 
 
+def test_a_training_step_runs_the_kernel_and_communicates_outside_of_time(programs):
+    check_training_step(programs["training, auto, sharded"])
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("axes", ["auto", "explicit"])
-def test_split_hidden_units_are_gathered_in_every_step(programs, axes):
-    program = programs[f"training, {axes}, hidden"]
+@pytest.mark.parametrize("parameters", ["replicated", "sharded"])
+def test_every_training_step_runs_the_kernel(training_steps, axes, parameters):
+    check_training_step(training_steps[f"training, {axes}, {parameters}"])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("axes", ["auto", "explicit"])
+def test_split_hidden_units_are_gathered_in_every_step(training_steps, axes):
+    program = training_steps[f"training, {axes}, hidden"]
     assert program["kernels"] == 0
     assert [backend for backend, _ in program["backends"]] == ["fused"] * 2
     assert program["in_loops"]

@@ -1,9 +1,12 @@
-"""Compiles for four TPU v5e without one, and prints as JSON what the programs contain.
+"""Compiles programs for TPU v5e without one, and prints as JSON what the programs contain.
+
+    python -m tests.tpu_programs "one chip, forward" "fsdp, gradient"
 
 A program of its own, because the environment must be set before jax is imported.
 """
 
 import json
+import sys
 from functools import partial
 
 import jax
@@ -26,6 +29,7 @@ from tests.hlo import collectives_in_loops
 
 T, B, H = 16, 32, 128
 REPLICATED = LSTMParams(P(), P(), P())
+SHARDED = LSTMParams(P("data", None), P("data", None), P())
 
 
 def loss(params, xs):
@@ -78,6 +82,11 @@ def contents(function, *args):
     return inside(jax.jit(function).lower(*args))
 
 
+def contents_on(mesh, function, *args):
+    with jax.set_mesh(mesh):
+        return contents(function, *args)
+
+
 def inside_step(devices, mesh_config):
     traced = training_step(devices, mesh_config)
     backends = recurrences(traced.jaxpr, "tpu", devices[0].device_kind)
@@ -95,43 +104,46 @@ def inside(lowered):
     }
 
 
-def main():
-    devices = np.array(topologies.get_topology_desc("v5e:2x2", platform="tpu").devices)
+def programs(devices):
+    """By name: a function that compiles the program and returns its contents."""
     one, four = Mesh(devices[:1], ("data",)), Mesh(devices, ("data",))
     explicit = Mesh(devices, ("data",), axis_types=(AxisType.Explicit,))
-    by_batch = (REPLICATED, P(None, "data"))
-    rows = P("data", None)
+    by_batch, fsdp = (REPLICATED, P(None, "data")), (SHARDED, P(None, "data"))
     mapped = partial(jax.shard_map, mesh=four, in_specs=by_batch)
     ensemble = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype, sharding=a.sharding),
         shapes(one, (REPLICATED, P())),
     )
-    programs = {}
+    found = {}
     for name, function in {"forward": hidden_states, "gradient": gradient}.items():
-        programs[f"one chip, {name}"] = function, *shapes(one, (REPLICATED, P()))
-        programs[f"jit, {name}"] = function, *shapes(four, by_batch)
         out = P(None, "data") if name == "forward" else by_batch
-        programs[f"shard_map, {name}"] = mapped(function, out_specs=out), *shapes(four, by_batch)
-        programs[f"explicit, {name}"] = function, *shapes(explicit, by_batch)
-        programs[f"vmap, {name}"] = jax.vmap(function), *ensemble
-        fsdp = (LSTMParams(rows, rows, P()), P(None, "data"))
-        programs[f"fsdp, {name}"] = function, *shapes(four, fsdp)
-    found = {name: contents(*program) for name, program in programs.items()}
-    with jax.set_mesh(four):
-        for name, axis in (("batch", None), ("weights at rest", "data")):
-            function = jax.grad(partial(split, Partition("data", weights=axis)), argnums=(0, 1))
-            at_rest = REPLICATED if axis is None else LSTMParams(rows, rows, P())
-            found[f"partition, {name}"] = contents(
-                function, *shapes(four, (at_rest, P(None, "data")))
-            )
+        for kind, args in {
+            "one chip": (function, *shapes(one, (REPLICATED, P()))),
+            "jit": (function, *shapes(four, by_batch)),
+            "shard_map": (mapped(function, out_specs=out), *shapes(four, by_batch)),
+            "explicit": (function, *shapes(explicit, by_batch)),
+            "vmap": (jax.vmap(function), *ensemble),
+            "fsdp": (function, *shapes(four, fsdp)),
+        }.items():
+            found[f"{kind}, {name}"] = partial(contents, *args)
+    for name, axis in (("batch", None), ("weights at rest", "data")):
+        function = jax.grad(partial(split, Partition("data", weights=axis)), argnums=(0, 1))
+        args = shapes(four, by_batch if axis is None else fsdp)
+        found[f"partition, {name}"] = partial(contents_on, four, function, *args)
     for axes in ("auto", "explicit"):
         for parameters in ("replicated", "sharded"):
             mesh = MeshConfig(data=4, axes=axes, parameters=parameters)
-            found[f"training, {axes}, {parameters}"] = inside_step(list(devices.flat), mesh)
+            found[f"training, {axes}, {parameters}"] = partial(inside_step, [*devices], mesh)
         mesh = MeshConfig(data=2, model=2, axes=axes)
-        found[f"training, {axes}, hidden"] = inside_step(list(devices.flat), mesh)
-    print(json.dumps(found))
+        found[f"training, {axes}, hidden"] = partial(inside_step, [*devices], mesh)
+    return found
+
+
+def main(names):
+    devices = np.array(topologies.get_topology_desc("v5e:2x2", platform="tpu").devices).ravel()
+    found = programs(devices)
+    print(json.dumps({name: found[name]() for name in names or found}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

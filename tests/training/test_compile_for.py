@@ -65,6 +65,7 @@ def test_data_parallelism_runs_the_kernel_and_sums_gradients_once(config):
     assert lines[-1].startswith("fits: 15.7")
 
 
+@pytest.mark.nightly
 @with_the_compiler
 def test_fsdp_in_parts_gathers_outside_the_time_loops(config):
     args = ["--mesh.parameters", "sharded", "--train.accumulate", "2", "--model.hidden-size", "120"]
@@ -75,6 +76,7 @@ def test_fsdp_in_parts_gathers_outside_the_time_loops(config):
     assert starting(lines, "inside a time loop") == "inside a time loop: none"
 
 
+@pytest.mark.nightly
 @with_the_compiler
 def test_hidden_units_that_are_split_are_gathered_at_every_step(config):
     code, lines, _ = compile_for(config, "v6e:2x2", "--mesh.model", "2")
@@ -90,10 +92,14 @@ def test_hidden_units_that_are_split_are_gathered_at_every_step(config):
 @pytest.mark.parametrize(
     ("args", "least"),
     [
-        (["--data.batch-size", "65536", "--data.sequence-length", "256"], 16),
-        (["--data.vocabulary-size", "20000000"], 57),
+        pytest.param(
+            ["--data.batch-size", "65536", "--data.sequence-length", "256"],
+            16,
+            id="temporaries",
+            marks=pytest.mark.nightly,
+        ),
+        pytest.param(["--data.vocabulary-size", "20000000"], 57, id="arguments"),
     ],
-    ids=["temporaries", "arguments"],
 )
 def test_too_much_memory_is_said_with_how_much(config, args, least):
     """Of the arguments alone: parameters and two moments of 2 * 20e6 * 128 numbers are 57 GiB."""
