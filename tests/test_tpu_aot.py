@@ -42,7 +42,7 @@ def programs():
     kinds = ["one chip", "jit", "shard_map", "explicit", "vmap", "fsdp"]
     names = [f"{kind}, {name}" for kind in kinds for name in ("forward", "gradient")]
     partitions = ["partition, batch", "partition, weights at rest"]
-    return compiled(*names, *partitions, "training, auto, sharded")
+    return compiled(*names, *partitions, "scatter", "training, auto, sharded")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,14 @@ def test_explicit_axes_compile_without_communication_in_their_loops(programs, na
 
 @FORWARD_AND_GRADIENT
 def test_vmap_over_layers_compiles(programs, name):
-    assert programs[f"vmap, {name}"]["collectives"] == 0
+    assert programs[f"vmap, {name}"]["collectives"] == []
+
+
+def test_a_scattered_sum_is_recognized(programs):
+    """TPU programs write that of a large array as a fusion around a sum."""
+    kinds = programs["scatter"]["collectives"]
+    assert "reduce-scatter" in kinds
+    assert "all-reduce" not in kinds
 
 
 @FORWARD_AND_GRADIENT

@@ -54,6 +54,10 @@ def shapes(mesh, specs, dtype=jnp.bfloat16):
     return params, xs
 
 
+def scattered_sum(x):
+    return jax.lax.psum_scatter(x, "data", tiled=True)
+
+
 def split(partition, params, xs):
     return (lstm(params, xs, partition=partition)[1].astype(jnp.float32) ** 2).sum()
 
@@ -99,7 +103,7 @@ def inside(lowered):
     return {
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "loops": text.count(" while("),
-        "collectives": len(collectives(text)),
+        "collectives": sorted(c.kind for c in collectives(text)),
         "in_loops": in_loops,
     }
 
@@ -126,6 +130,10 @@ def programs(devices):
             "fsdp": (function, *shapes(four, fsdp)),
         }.items():
             found[f"{kind}, {name}"] = partial(contents, *args)
+    rows = P("data", None)
+    x = jax.ShapeDtypeStruct((16384, 4096), jnp.float32, sharding=NamedSharding(four, rows))
+    scatter = jax.shard_map(scattered_sum, mesh=four, in_specs=rows, out_specs=rows)
+    found["scatter"] = partial(contents, scatter, x)
     for name, axis in (("batch", None), ("weights at rest", "data")):
         function = jax.grad(partial(split, Partition("data", weights=axis)), argnums=(0, 1))
         args = shapes(four, by_batch if axis is None else fsdp)

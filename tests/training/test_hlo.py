@@ -1,6 +1,4 @@
-"""What a program sends, read from its text: one made by hand, and real ones."""
-
-from functools import partial
+"""What a compiled program sends, read from its text. Programs for TPUs: ``tests/test_tpu_aot.py``."""
 
 import jax
 import jax.numpy as jnp
@@ -11,88 +9,47 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax.training.hlo import Collective, collectives
 
-TEXT = """\
-HloModule jit_step, is_scheduled=true
 
-%add (x: f32[], y: f32[]) -> f32[] {
-  %x = f32[] parameter(0)
-  ROOT %sum = f32[] add(%x, %y)
-}
-
-%all-reduce-scatter.1 (input: f32[64,32]) -> f32[16,32] {
-  %input = f32[64,32]{1,0} parameter(0)
-  ROOT %all-reduce.9 = f32[64,32]{1,0:T(8,128)} all-reduce(%input), to_apply=%add
-}
-
-%under_way.1 (a: bf16[2,8]) -> bf16[8,8] {
-  %a = bf16[2,8]{1,0} parameter(0)
-  ROOT %all-gather.1 = bf16[8,8]{1,0} all-gather(%a), dimensions={0}, frontend_attributes={chain_id="0"}
-}
-
-%under_way.2 (a: bf16[2,8]) -> bf16[8,8] {
-  %a = bf16[2,8]{1,0} parameter(0)
-  ROOT %all-gather.2 = bf16[8,8]{1,0} all-gather(%a), dimensions={0}, frontend_attributes={chain_id="0"}
-}
-
-%inner_condition (p: (s32[], f32[4])) -> pred[] {
-  %p = (s32[]{:T(128)}, f32[4]{0}) parameter(0)
-  %limit = s32[]{:T(128)} constant(5)
-  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
-  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
-}
-
-%inner (p: (s32[], f32[4])) -> (s32[], f32[4]) {
-  %p = (s32[]{:T(128)}, f32[4]{0}) parameter(0)
-  %h = f32[4]{0} get-tuple-element(%p), index=1
-  %r = f32[4]{0} all-reduce(%h), to_apply=%add
-  %g = bf16[8,8]{1,0} fusion(%a), kind=kCustom, calls=%under_way.2
-  ROOT %out = (s32[], f32[4]{0}) tuple(%i, %r)
-}
-
-%outer (p: (s32[], f32[4])) -> (s32[], f32[4]) {
-  %p = (s32[]{:T(128)}, f32[4]{0}) parameter(0)
-  ROOT %w = (s32[], f32[4]{0}) while(%p), condition=%inner_condition, body=%inner, metadata={op_name="time"}
-}
-
-%anything (p: (s32[], f32[4])) -> pred[] {
-  ROOT %b = pred[] custom-call(%p), custom_call_target="?"
-}
-
-%unknown (p: (s32[], f32[4])) -> (s32[], f32[4]) {
-  %s = (f32[2]{0}, f32[8]{0}) all-gather-start(%x), dimensions={0}
-  %x = f32[2]{0} constant({0, 0})
-}
-
-ENTRY %main (x: f32[64,32]) -> f32[] {
-  %x = f32[64,32]{1,0} parameter(0)
-  %c = f32[16,32]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
-  %d = bf16[8,8]{1,0} fusion(%a), kind=kCustom, calls=%under_way.1
-  %e = (s32[], f32[4]{0}) while(%p), condition=%c, body=%outer, backend_config={"known_trip_count":{"n":"3"}}
-  %f = (s32[], f32[4]{0}) while(%p), condition=%anything, body=%unknown, metadata={op_name="?"}
-  ROOT %z = f32[] constant(0)
-}
-"""
-
-
-def test_a_text_by_hand():
-    assert sorted(collectives(TEXT), key=str) == sorted(
-        [
-            Collective("reduce-scatter", 64 * 32 * 4, 1, ()),
-            Collective("all-gather", 8 * 8 * 2, 1, ()),  # under way in the loop, begun outside
-            Collective("all-reduce", 4 * 4, 15, ("", "time")),
-            Collective("all-gather", 8 * 4, 1, ("?",), exact=False),
-        ],
-        key=str,
+def found_in(function, x, axis="d"):
+    """The collectives of a function that four devices share, each with a part of x."""
+    mesh = Mesh(np.array(jax.devices()[:4]), (axis,))
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=P(axis), out_specs=P(axis), check_vma=False
     )
+    return collectives(jax.jit(mapped).lower(x).compile().as_text())
+
+
+def test_a_scatter_and_a_permutation_outside_of_loops():
+    """Their bytes are those of the whole array that one device holds before or after."""
+
+    def program(x):
+        part = jax.lax.psum_scatter(x, "d", tiled=True)
+        return jax.lax.ppermute(part, "d", [(n, (n + 1) % 4) for n in range(4)])
+
+    found = found_in(program, jnp.ones((64, 32), jnp.float32))
+    assert sorted(found, key=lambda c: c.kind) == [
+        Collective("collective-permute", 4 * 32 * 4, 1, ()),
+        Collective("reduce-scatter", 16 * 32 * 4, 1, ()),
+    ]
+
+
+def test_a_loop_whose_length_is_not_known():
+    """It is counted once, and said to be inexact."""
+
+    def program(x):
+        return jax.lax.while_loop(
+            lambda h: h.sum() < 100, lambda h: h + jax.lax.psum(h, "d"), jnp.abs(x)
+        )
+
+    (found,) = found_in(program, jnp.ones((4, 2), jnp.float32))
+    assert (found.kind, found.bytes, found.times, found.exact) == ("all-reduce", 2 * 4, 1, False)
+    assert len(found.loops) == 1
 
 
 @pytest.mark.parametrize("length", [7, 1])
-def test_a_real_program(length):
+def test_a_gather_before_loops_and_a_sum_in_them(length):
     """One gather before a loop in a loop, one sum in it; a loop of one step is none."""
-    mesh = Mesh(np.array(jax.devices()[:4]), ("d",))
 
-    @jax.jit
-    @partial(jax.shard_map, mesh=mesh, in_specs=P("d"), out_specs=P("d"), check_vma=False)
     def program(x):
         y = jax.lax.all_gather(x, "d", axis=0, tiled=True)
 
@@ -104,9 +61,9 @@ def test_a_real_program(length):
 
         return jax.lax.scan(steps, x, length=3)[0]
 
-    text = program.lower(jnp.ones((16, 2), jnp.float32)).compile().as_text()
-    found = {c.kind: c for c in collectives(text)}
-    assert len(collectives(text)) == 2
+    every = found_in(program, jnp.ones((16, 2), jnp.float32))
+    found = {c.kind: c for c in every}
+    assert len(every) == 2
     assert (found["all-gather"].bytes, found["all-gather"].times) == (16 * 2 * 4, 1)
     assert found["all-gather"].loops == ()
     assert (found["all-reduce"].bytes, found["all-reduce"].times) == (4 * 2 * 4, 3 * length)
