@@ -30,8 +30,13 @@ if HAS_FLAGS:
     }
 
 
+RACE = "ignore:Error reading persistent compilation cache"
+"""JAX does not write an entry at once: who reads half of one warns, and compiles. See also pyproject.toml."""
+
+
 def compile_fast() -> None:
     """Sets the options of this process and of its child processes. Call it before the first compilation."""
+    os.environ["PYTHONWARNINGS"] = RACE
     for name, value in CONFIG.items():
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)

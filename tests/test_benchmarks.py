@@ -67,7 +67,7 @@ def test_a_wrong_conversion_is_not_timed(monkeypatch, wrong):
 
     monkeypatch.setattr(models, "PEERS", {"flax.linen time-major": build})
     monkeypatch.setattr(peers, "interleaved", lambda *_: pytest.fail("timed"))
-    with pytest.raises(ValueError, match=r"flax.linen time-major differs from lstm_jax auto in"):
+    with pytest.raises(ValueError, match=r"flax\.linen time-major.*lstm_jax auto"):
         peers.main(TINY)
 
 
@@ -85,7 +85,7 @@ def test_a_wrong_gradient_is_not_timed(monkeypatch):
 
     monkeypatch.setattr(models, "PEERS", {"flax.linen time-major": build})
     monkeypatch.setattr(peers, "interleaved", lambda *_: pytest.fail("timed"))
-    with pytest.raises(ValueError, match=r"differs from lstm_jax auto in w_h by 1\.0e"):
+    with pytest.raises(ValueError, match=r"lstm_jax auto.*w_h.*\b1\.0e"):
         peers.main(TINY)
 
 

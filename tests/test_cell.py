@@ -98,28 +98,28 @@ def test_saturated_gates_keep_the_cell_state_and_its_gradient():
 
 @pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "names"),
     [
-        ({"x": jnp.ones((3, 2), int)}, "x to be floating point, got int32; embed ids"),
-        ({"x": jnp.float32(1)}, r"x of shape \[\*B, I\], got a scalar"),
-        ({"x": jnp.ones((3, 2), complex)}, "x to be real, got complex64; take real and imaginary"),
-        ({"state": LSTMState(jnp.ones((3, 3)), jnp.ones((3, 3), int))}, "state.h to be floating"),
-        ({"state": LSTMState(jnp.ones((3, 3), int), jnp.ones((3, 3)))}, "state.C to be floating"),
+        ({"x": jnp.ones((3, 2), int)}, r"\bx\b.*int32"),
+        ({"x": jnp.float32(1)}, r"\bx\b.*\[\*B, I\]"),
+        ({"x": jnp.ones((3, 2), complex)}, r"\bx\b.*complex64"),
+        ({"state": LSTMState(jnp.ones((3, 3)), jnp.ones((3, 3), int))}, r"\bstate\.h.*int32"),
+        ({"state": LSTMState(jnp.ones((3, 3), int), jnp.ones((3, 3)))}, r"\bstate\.C.*int32"),
         (
             {"state": LSTMState(jnp.ones((3, 3), jnp.bfloat16), jnp.ones((3, 3)))},
-            r"state.C in float32 or float64, got bfloat16.*astype\(jnp.float32\)",
+            r"\bstate\.C.*\bfloat32.*float64.*bfloat16",
         ),
-        ({"x": jnp.ones((3, 5))}, r"w_x of shape \(5, 12\).*got \(2, 12\)"),
-        ({"state": (jnp.ones((3, 3)), jnp.ones((3, 3)))}, "to be an LSTMState, got tuple"),
+        ({"x": jnp.ones((3, 5))}, r"w_x.*\(5, 12\).*\(2, 12\)"),
+        ({"state": (jnp.ones((3, 3)), jnp.ones((3, 3)))}, r"\bstate\b.*LSTMState.*tuple"),
         (
             {"state": LSTMState(jnp.ones((3, 4)), jnp.ones((3, 3)))},
-            r"state.C of shape \(3, 3\), got",
+            r"\bstate\.C.*\(3, 3\).*\(3, 4\)",
         ),
-        ({"state": LSTMState(jnp.ones(3), jnp.ones(3))}, r"state.C of shape \(3, 3\), got \(3,\)"),
-        ({"params": {"w_x": 0}}, r"got dict; .*LSTMParams\(\*\*params\)"),
+        ({"state": LSTMState(jnp.ones(3), jnp.ones(3))}, r"\bstate\.C.*\(3, 3\).*\(3,\)"),
+        ({"params": {"w_x": 0}}, r"LSTMParams.*\bdict\b"),
     ],
 )
-def test_errors_say_what_was_expected(change, message):
+def test_errors_name_the_argument(change, names):
     params, state, x = one_step(make_case(T=1))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=names):
         lstm_cell(**{"params": params, "state": state, "x": x} | change)

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,10 +90,10 @@ def test_without_bias():
 
 @pytest.mark.parametrize("T_max", [1, 1.9, float("inf"), float("nan")])
 def test_chrono_refuses(T_max):
-    with pytest.raises(ValueError, match="finite T_max >= 2"):
+    with pytest.raises(ValueError, match=rf"T_max.*\b2\b.*\b{re.escape(str(T_max))}\b"):
         initializers.chrono(T_max)
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="10 is no multiple of 4"):
+    with pytest.raises(ValueError, match=r"\bshape\b.*\(10,\).*\b4\b"):
         initializers.forget_bias()(KEY, (10,))

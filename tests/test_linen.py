@@ -94,7 +94,7 @@ def test_every_option_is_used():
 
     assert text(precision="highest").count("precision=(Precision.HIGHEST") == 8
     assert text(unroll=2, backend="scan").count("unroll=2") == 4
-    with pytest.raises(ValueError, match="got 'fast'"):
+    with pytest.raises(ValueError, match=r"backend.*'fast'"):
         text(backend="fast")
     variables = cell.init(KEY, carry, XS[:, 0])
     jaxpr = str(jax.make_jaxpr(lambda x: cell.apply(variables, carry, x))(XS[:, 0]))
@@ -116,7 +116,7 @@ def test_dropout():
     assert_close(wet, m.apply(variables, XS, rngs={"dropout": KEY}), atol=0)
     still = LSTM(5, num_layers=2, bidirectional=True, dropout_rate=0.5, deterministic=True)
     assert_close(still.apply(variables, XS), dry, atol=0)
-    with pytest.raises(InvalidRngError, match='PRNG for "dropout"'):
+    with pytest.raises(InvalidRngError, match=r"\bdropout\b"):
         m.apply(variables, XS)
 
 

@@ -123,7 +123,7 @@ def test_an_nnx_optimizer_trains_it():
 
 def test_dropout_needs_a_key_and_eval_turns_it_off():
     m = model(dropout_rate=0.5)
-    with pytest.raises(ValueError, match=r"dropout_rate=0.5 needs random numbers: pass rngs="):
+    with pytest.raises(ValueError, match=r"dropout_rate.*0\.5.*\brngs\b"):
         m(XS)
     wet = m(XS, rngs=KEY)
     assert_close(wet, m(XS, rngs=KEY), atol=0)
@@ -197,7 +197,7 @@ def test_every_option_is_used():
 
     assert text(precision="highest").count("precision=(Precision.HIGHEST") == 8
     assert text(unroll=2, backend="scan").count("unroll=2") == 4
-    with pytest.raises(ValueError, match="got 'fast'"):
+    with pytest.raises(ValueError, match=r"backend.*'fast'"):
         text(backend="fast")
     assert not model(recurrent_kernel_init=initializers.zeros).params[2].w_h.any()
     assert model(use_bias=False).params[0].bias is None
@@ -219,13 +219,13 @@ def test_the_cell_in_an_rnn_keeps_its_dtype(dtype, xs_dtype):
 @pytest.mark.usefixtures("unannotated")
 def test_errors():
     m = model()
-    with pytest.raises(ValueError, match=r"shape \[\*B, T, I\], got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"\[\*B, T, I\].*\(3,\)"):
         m(jnp.ones(3))
-    with pytest.raises(ValueError, match=r"resets of shape \(2, 7\).*got \(7, 2\)"):
+    with pytest.raises(ValueError, match=r"resets.*\(2, 7\).*\(7, 2\)"):
         m(XS, resets=jnp.ones((7, 2), bool))
-    with pytest.raises(ValueError, match="initial_carry to be a tuple of 4 LSTMStates"):
+    with pytest.raises(ValueError, match=r"initial_carry.*tuple.*\b4\b.*LSTMState"):
         m(XS, initial_carry=LSTMState(jnp.ones(5), jnp.ones(5)))
-    with pytest.raises(ValueError, match="num_layers >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"num_layers.*\b1\b.*\b0\b"):
         model(num_layers=0)
-    with pytest.raises(ValueError, match="carry_init is not supported"):
+    with pytest.raises(ValueError, match="carry_init"):
         m.l0f.initialize_carry((2, 3), carry_init=initializers.zeros)

@@ -38,14 +38,14 @@ def test_without_bias_the_textbook_biases_are_zero():
 
 
 def test_to_gates_needs_four_gates():
-    with pytest.raises(ValueError, match=r"\[H, 4H\], four gates, got \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"w_h.*\[H, 4H\].*\(4, 4\)"):
         LSTMParams(jnp.ones((2, 4)), jnp.ones((4, 4))).to_gates()
 
 
 @pytest.mark.usefixtures("unannotated")
 def test_from_gates_says_what_does_not_fit():
     given = gates()
-    with pytest.raises(ValueError, match=r"four matrices of one shape \[H, H \+ I\].*transposed"):
+    with pytest.raises(ValueError, match=r"\[H, H \+ I\].*\(5, 3\).*W_i.*W_f.*W_C.*W_o"):
         LSTMParams.from_gates(**given | {f"W_{n}": given[f"W_{n}"].T for n in "fiCo"})
-    with pytest.raises(ValueError, match=r"four biases of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"\(3,\).*\(4,\).*b_i.*b_f.*b_C.*b_o"):
         LSTMParams.from_gates(**given | {"b_f": np.zeros(4, "f")})

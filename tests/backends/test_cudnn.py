@@ -1,5 +1,7 @@
 """What can be tested of the cuDNN backend without a GPU: all but cuDNN."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -83,10 +85,7 @@ def test_tf32_follows_the_precision(precision, tf32):
 
 def test_it_says_what_it_cannot_do(monkeypatch):
     settings, operands = problem(make_case())
-    assert (
-        cudnn.why_not(settings, operands)
-        == f"it needs an NVIDIA GPU, found {jax.default_backend()}"
-    )
+    assert re.search(rf"GPU.*\b{jax.default_backend()}\b", cudnn.why_not(settings, operands))
 
     monkeypatch.setattr(cudnn, "platform", lambda: "gpu")
     assert cudnn.why_not(settings, operands) is None
@@ -94,19 +93,19 @@ def test_it_says_what_it_cannot_do(monkeypatch):
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), operands)
     refused = {
         "resets": (settings, operands._replace(begin=flags)),
-        "length": (settings, operands._replace(hold=flags)),
-        "float32 only, got bfloat16": (settings, half),
-        "not 0": (settings, operands._replace(xs=operands.xs[:0])),
-        "recompute": (Settings(LSTMSpec(), residuals="recompute"), operands),
-        "got RNNSpec": (Settings(RNNSpec()), operands),
+        "lengths": (settings, operands._replace(hold=flags)),
+        r"\bfloat32.*bfloat16": (settings, half),
+        r"xs.*\(0, 3, 2\)": (settings, operands._replace(xs=operands.xs[:0])),
+        "residuals.*recompute": (Settings(LSTMSpec(), residuals="recompute"), operands),
+        "LSTMSpec.*RNNSpec": (Settings(RNNSpec()), operands),
     }
-    for reason, refusal in refused.items():
-        assert reason in cudnn.why_not(*refusal)
+    for names, refusal in refused.items():
+        assert re.search(names, cudnn.why_not(*refusal))
 
 
 def test_the_error_names_the_backend_and_the_reason():
     case = make_case(lengths=False, resets=False)
     if jax.default_backend() == "gpu":
         pytest.skip("a GPU is there")
-    with pytest.raises(ValueError, match="'cudnn' cannot run this: it needs an NVIDIA GPU, found"):
+    with pytest.raises(ValueError, match=rf"backend.*'cudnn'.*GPU.*\b{jax.default_backend()}\b"):
         lstm(case.params[0], case.xs, backend="cudnn")

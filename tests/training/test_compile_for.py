@@ -1,6 +1,7 @@
 """Training steps compiled for TPUs that are not there, as a person asks for it."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,46 +115,46 @@ def test_too_much_memory_is_said_with_how_much(config, args, least):
 
 @with_the_compiler
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("args", "names"),
     [
-        (["v5e:3x3"], "there is no slice 'v5e:3x3' (INVALID_ARGUMENT"),
-        (["v5e:2x2", "--data.batch-size", "63"], "data.batch_size: expected a multiple of 4"),
+        (["v5e:3x3"], r"--compile-for.*'v5e:3x3'.*INVALID_ARGUMENT"),
+        (["v5e:2x2", "--data.batch-size", "63"], r"data\.batch_size.*\b4\b.*\b63\b"),
     ],
 )
-def test_what_cannot_be_compiled_for_exits_with_2(config, args, message):
+def test_what_cannot_be_compiled_for_exits_with_2(config, args, names):
     code, lines, errors = compile_for(config, *args)
     assert (code, lines) == (2, [])
-    assert message in errors
+    assert re.search(names, errors)
     assert errors.count("\n") == 1
 
 
+OF_EACH_GENERATION = "v4:2x2x4.*v5e:4x4.*v5p:2x2x4.*v6e:4x4.*tpu7x:2x2x1"
+
+
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "known"),
     [
-        (
-            "v9:2x2",
-            "expected a TPU slice such as v4:2x2x4, v5e:4x4, v5p:2x2x4, v6e:4x4, tpu7x:2x2x1",
-        ),
-        ("v5e", "expected a TPU slice such as"),
-        ("v5e:0x4", "expected a TPU slice such as"),
-        ("v5e:2x2x2", "expected 2 dimensions of a v5e slice, as in v5e:4x4, got 'v5e:2x2x2'"),
-        ("v4:2x2", "expected 3 dimensions of a v4 slice, as in v4:2x2x4, got 'v4:2x2'"),
+        ("v9:2x2", OF_EACH_GENERATION),
+        ("v5e", OF_EACH_GENERATION),
+        ("v5e:0x4", OF_EACH_GENERATION),
+        ("v5e:2x2x2", r"\b2\b.*\bv5e\b.*v5e:4x4"),
+        ("v4:2x2", r"\b3\b.*\bv4\b.*v4:2x2x4"),
     ],
 )
-def test_an_unknown_slice_names_those_that_are_known(config, capsys, name, message):
+def test_an_unknown_slice_names_those_that_are_known(config, capsys, name, known):
     assert main([str(config), "--compile-for", name], config) == 2
-    assert message in capsys.readouterr().err
+    assert re.search(f"--compile-for.*{known}.*'{name}'", capsys.readouterr().err)
 
 
 def test_without_the_compiler_it_says_how_to_get_it(config, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main([str(config), "--compile-for", "v5e:2x2"], config) == 2
-    assert "pip install 'lstm-jax[tpu-aot]'" in capsys.readouterr().err
+    assert re.search(r"--compile-for.*lstm-jax\[tpu-aot\]", capsys.readouterr().err)
 
 
 def test_one_thing_at_a_time(config, capsys):
     assert main([str(config), "--compile-for", "v5e:2x2", "--dry-run"], config) == 2
-    assert "got --compile-for and --dry-run" in capsys.readouterr().err
+    assert re.search("--compile-for.*--dry-run", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("name", CHIPS)

@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -40,19 +42,19 @@ def test_a_file_is_split_nine_to_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "names"),
     [
-        (None, "cannot read .*text.txt: No such file"),
-        (b"", "has 0 characters; at least 10"),
-        (b"too short", "has 9 characters; at least 10"),
-        (b"na\xefve" * 10, r"is not UTF-8 \(byte 2\); convert it"),
+        (None, rf"data\.path.*text\.txt.*{os.strerror(errno.ENOENT)}"),
+        (b"", r"data\.path.*text\.txt.*\b0\b.*\b10\b"),
+        (b"too short", r"data\.path.*text\.txt.*\b9\b.*\b10\b"),
+        (b"na\xefve" * 10, r"data\.path.*text\.txt.*UTF-8.*\b2\b"),
     ],
 )
-def test_files_that_cannot_be_used(tmp_path, content, message):
+def test_files_that_cannot_be_used(tmp_path, content, names):
     path = tmp_path / "text.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=names):
         files_text(path).read()
 
 
@@ -103,12 +105,12 @@ def test_evaluation_predicts_every_symbol_but_the_first_once(length, B, T):
 
 
 def test_a_text_shorter_than_a_batch(text):
-    with pytest.raises(ConfigError, match="has 2025 characters, but a batch reads 2049: lower"):
+    with pytest.raises(ConfigError, match=r"\b2025\b.*\b2049\b.*data\.batch_size"):
         text_task(Data(path=text, batch_size=32, sequence_length=64), seed=0)
 
 
 def test_a_folder_of_texts(tmp_path):
-    with pytest.raises(ConfigError, match=r"has no .txt files"):
+    with pytest.raises(ConfigError, match=rf"data\.path.*{tmp_path}.*\.txt"):
         files_text(tmp_path).read()
     for name in "ba":
         (tmp_path / f"{name}.txt").write_text(name * 50)
@@ -169,5 +171,5 @@ def test_an_n_gram_sums_to_one():
 
 
 def test_an_n_gram_too_large_for_its_codes():
-    with pytest.raises(ValueError, match="5-gram over 10000 symbols does not fit"):
+    with pytest.raises(ValueError, match=r"\b5-gram\b.*\b10000\b"):
         NGram(np.arange(10), 10_000, 5)

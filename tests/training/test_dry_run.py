@@ -1,6 +1,7 @@
 """A dry run shows what would be trained, and leaves no trace."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,13 @@ def test_a_run_that_is_there_stays_as_it_is(run, capsys):
     before = files()
     assert run("--dry-run", "--train.steps", "8") == 0
     assert run("--dry-run", "--model.hidden-size", "32") == 2
-    assert "belongs to another experiment" in capsys.readouterr().err
+    assert re.search(
+        r"workdir.*runs/tiny.*model\.hidden_size.*\b16\b.*\b32\b", capsys.readouterr().err
+    )
     assert files() == before
 
 
 def test_what_could_not_be_trained_exits_with_2(run, capsys):
     assert run("--dry-run", "--data.batch-size", "15") == 2
-    assert "data.batch_size: expected a multiple of 4" in capsys.readouterr().err
+    assert re.search(r"data\.batch_size.*\b4\b.*\b15\b", capsys.readouterr().err)
     assert not Path("runs").exists()

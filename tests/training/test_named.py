@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.server
+import re
 import sys
 import threading
 import types
@@ -102,8 +103,7 @@ def test_without_a_network_one_line_says_what_to_put_where(toy, site, cache, cap
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.count("\n") == 1
-    assert f"cannot fetch {toy[0].url} (File not found)" in printed.err
-    assert f"download {toy[0].url} by other means into the folder {cache}" in printed.err
+    assert re.search(f"data.path.*{toy[0].url}.*{cache}", printed.err)
     assert not (tmp_path / "run").exists()
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
@@ -112,8 +112,8 @@ def test_a_server_that_does_not_answer(monkeypatch):
     files = tuple(File(name, f"http://127.0.0.1:9/{name}", "md5:0") for name in "abc")
     monkeypatch.setitem(DATASETS, "toy", DataSet("text", files))
     message = complaint()
-    assert "cannot fetch http://127.0.0.1:9/a ([Errno" in message
-    assert " and ".join(f"http://127.0.0.1:9/{name}" for name in "abc") in message
+    assert re.search(r"http://127\.0\.0\.1:9/a\W.*\[Errno \d+\]", message)
+    assert all(f"http://127.0.0.1:9/{name}" in message for name in "abc")
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -136,25 +136,19 @@ def test_a_wrong_file_put_there_by_hand(toy, cache):
     path = cache / "sets" / "toy" / "valid.txt"
     path.write_bytes(b"other")
     expected, got = toy[1].checksum[4:], hashlib.md5(b"other").hexdigest()
-    message = complaint()
-    assert str(path) in message
-    assert f"expected md5 {expected} of valid.txt, got {got}; remove it" in message
+    assert re.search(rf"{path}.*md5.*{expected}.*valid\.txt.*{got}", complaint())
     assert path.read_bytes() == b"other"
 
 
 def test_a_wrong_or_torn_download_does_not_get_into_the_cache(toy, site, cache):
     archive = site[0] / "toy.zip"
     whole = archive.read_bytes()
-    for content, message in [
-        (whole[: len(whole) // 2], "is not what .* should give"),
-        (b"<html>please log in</html>", "is not what .* should give"),
-    ]:
+    for content in (whole[: len(whole) // 2], b"<html>please log in</html>"):
         archive.write_bytes(content)
-        with pytest.raises(ConfigError, match=message):
-            named_folder("toy", "text")
+        assert re.search(f"{toy[0].url}.*{cache}/sets/toy/toy.zip", complaint())
     with zipfile.ZipFile(archive, "w") as other:
         other.writestr("toy/train.txt", "other")
-    assert "expected md5" in complaint()
+    assert re.search(rf"md5.*{toy[0].checksum[4:]}.*train\.txt", complaint())
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
@@ -167,7 +161,7 @@ def test_a_download_that_breaks_off(site, cache, monkeypatch):
 
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", short)
     monkeypatch.setitem(DATASETS, "toy", DataSet("text", (File("a", f"{url}/a", "md5:0"),)))
-    assert "got 50 of 100 bytes" in complaint()
+    assert re.search(rf"{url}/a\W.*\b50\b.*\b100\b", complaint())
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
@@ -183,14 +177,13 @@ def test_a_single_file_is_cut_where_the_field_cuts_it(site, monkeypatch):
 
 
 def test_names_that_are_none():
-    assert "expected one of name:text8, name:enwik8, name:wikitext-103, name:ptb" in complaint(
-        "nope"
-    )
-    assert "name:mnist for the task 'images', got name:ptb" in complaint("ptb", "images")
-    assert "for the task 'text', got name:mnist" in complaint("mnist")
-    with pytest.raises(ConfigError, match=r"expected files for the task 'arrays', got hf:a"):
+    known = "name:text8.*name:enwik8.*name:wikitext-103.*name:ptb"
+    assert re.search(f"{known}.*'text'.*name:nope", complaint("nope"))
+    assert re.search("name:mnist.*'images'.*name:ptb", complaint("ptb", "images"))
+    assert re.search("'text'.*name:mnist", complaint("mnist"))
+    with pytest.raises(ConfigError, match=r"data\.path.*'arrays'.*hf:a"):
         make_task(Data(task="arrays", path=Path("hf:a")), seed=0)
-    with pytest.raises(ConfigError, match="expected one of no names for the task 'arrays'"):
+    with pytest.raises(ConfigError, match=r"data\.path.*'arrays'.*name:ptb"):
         make_task(Data(task="arrays", path=Path("name:ptb")), seed=0)
 
 
@@ -234,7 +227,7 @@ def test_a_name_in_place_of_a_path_survives(tmp_path, name):
     experiment.run_dir.mkdir()
     RunFolder(experiment.run_dir).begin(experiment)
     RunFolder(experiment.run_dir).check(experiment)
-    with pytest.raises(ConfigError, match=r"no such file or folder \(data sets are written name:"):
+    with pytest.raises(ConfigError, match=r"data\.path.*\btext8\b.*name:"):
         locate(parse(["--data.path", "text8"], default).experiment)
 
 
@@ -303,20 +296,16 @@ def test_a_hub_text_without_other_parts_is_split_nine_to_one(hub):
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "facts"),
     [
-        (
-            "own/none",
-            "cannot be loaded (Dataset 'own/none' doesn't exist on the Hub); look at its name (with",
-        ),
-        ("own/images", "hf:own/images has the columns ['pixels']; expected 'text'"),
-        ("own/test", "hf:own/test has the parts ['test']; expected train"),
+        ("own/none", "'own/none'.*hf:NAME:CONFIG"),
+        ("own/images", r"\['pixels'\].*'text'"),
+        ("own/test", r"\['test'\].*\btrain\b"),
     ],
 )
-def test_hub_texts_that_cannot_be_used(name, message, cache):
-    with pytest.raises(ConfigError) as error:
+def test_hub_texts_that_cannot_be_used(name, facts, cache):
+    with pytest.raises(ConfigError, match=rf"data\.path.*hf:{name}\b.*{facts}"):
         read_tokens(Data(path=Path(f"hf:{name}")))
-    assert message in str(error.value)
     assert not cache.exists()
 
 
@@ -326,5 +315,5 @@ def test_without_the_package_a_hint_says_how_to_install_it(monkeypatch, capsys, 
     assert main(flags, default_config=ROOT / "configs" / "quickstart.py") == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1
-    assert "hf:own/all needs the package datasets; install it, for instance with pip" in printed.err
+    assert re.search(r"data\.path.*hf:own/all.*\bdatasets\b", printed.err)
     assert not (tmp_path / "run").exists()

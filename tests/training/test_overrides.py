@@ -22,18 +22,18 @@ def test_a_list_is_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("sweep", "message"),
+    ("sweep", "names"),
     [
-        ({}, "expected at least one run"),
-        ([], "expected at least one run"),
-        ({"seed": []}, "expected at least one run"),
-        ({"optimizer.name": "adam"}, "expected a list of values for optimizer.name, got 'adam'"),
-        ([1, 2], r"expected a dict of lists, .* or a list of dicts"),
-        (3, r"expected a dict of lists, .*got 3"),
+        ({}, r"sweep.*\{\}"),
+        ([], r"sweep.*\[\]"),
+        ({"seed": []}, r"sweep.*\{'seed': \[\]\}"),
+        ({"optimizer.name": "adam"}, r"sweep.*optimizer\.name.*'adam'"),
+        ([1, 2], r"sweep.*\[1, 2\]"),
+        (3, r"sweep.*\b3\b"),
     ],
 )
-def test_what_is_no_sweep(sweep, message):
-    with pytest.raises(ConfigError, match=message):
+def test_what_is_no_sweep(sweep, names):
+    with pytest.raises(ConfigError, match=names):
         grid(sweep)
 
 
@@ -53,44 +53,43 @@ def test_overrides_reach_all_their_fields_at_once():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "names"),
     [
-        ({"model.hidden_size": 1.5}, "model.hidden_size: expected int, got 1.5"),
-        ({"model.hidden_size": "big"}, "model.hidden_size: expected int, got big"),
-        ({"data.path": "a.txt"}, "data.path: expected Path or None, got a.txt"),
-        ({"model.cell": "gru"}, "model.cell: expected one of lstm, rnn, got gru"),
-        ({"seed": True}, "seed: expected int, got True"),
-        ({"train.steps": 25}, "train.steps: expected a multiple"),
+        ({"model.hidden_size": 1.5}, r"model\.hidden_size.*\b1\.5\b"),
+        ({"model.hidden_size": "big"}, r"model\.hidden_size.*\bbig\b"),
+        ({"data.path": "a.txt"}, r"data\.path.*\ba\.txt\b"),
+        ({"model.cell": "gru"}, r"model\.cell.*\blstm\b.*\brnn\b.*\bgru\b"),
+        ({"seed": True}, r"seed.*\bTrue\b"),
+        ({"train.steps": 25}, r"train\.steps\b.*train\.steps_per_dispatch.*\b25\b"),
     ],
 )
 @pytest.mark.usefixtures("unannotated")
-def test_wrong_values(overrides, message):
-    with pytest.raises(ConfigError, match=message):
+def test_wrong_values(overrides, names):
+    with pytest.raises(ConfigError, match=names):
         apply(BASE, overrides)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "names"),
     [
-        ("model.hiden_size", "there is no field model.hiden_size; did you mean model.hidden_size?"),
-        ("learning_rate", "did you mean optimizer.learning_rate?"),
-        ("optimizer.learning-rate", "did you mean optimizer.learning_rate?"),
-        ("model", "there is no field model; did you mean model"),
-        ("gradient_clipping", "there is no field gradient_clipping; --help lists them"),
-        ("workdir", "each run gets its own"),
-        (3, "there is no field 3"),
+        ("model.hiden_size", r"model\.hiden_size\b.*model\.hidden_size"),
+        ("learning_rate", r"\blearning_rate\b.*optimizer\.learning_rate"),
+        ("optimizer.learning-rate", r"optimizer\.learning-rate\b.*optimizer\.learning_rate"),
+        ("model", r"\bmodel\b.*\bmodel\.\w+"),
+        ("gradient_clipping", r"\bgradient_clipping\b.*--help"),
+        ("workdir", r"\bworkdir\b"),
+        (3, r"\b3\b"),
     ],
 )
-def test_names_that_are_none(name, message):
-    with pytest.raises(ConfigError) as error:
+def test_names_that_are_none(name, names):
+    with pytest.raises(ConfigError, match=f"sweep.*{names}"):
         check_names("sweep", [name], BASE, BASE)
-    assert message in str(error.value)
 
 
 def test_a_field_is_set_in_one_place():
     given = apply(BASE, {"model.hidden_size": 7})
     check_names("sweep", ["seed"], given, BASE)
-    with pytest.raises(ConfigError, match="hidden_size is given on the command line too"):
+    with pytest.raises(ConfigError, match=r"sweep.*model\.hidden_size"):
         check_names("sweep", ["model.hidden_size"], given, BASE)
 
 
@@ -118,35 +117,34 @@ def test_no_two_overrides_share_a_name():
 
 @pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
-    ("space", "message"),
+    ("space", "names"),
     [
-        ({}, "expected a dict of ranges and lists"),
-        ([], "expected a dict of ranges and lists"),
-        ({"model.droput": Range(0.0, 0.5)}, "did you mean model.dropout?"),
-        ({"model.dropout": 0.5}, "expected a Range or a list for model.dropout, got 0.5"),
-        ({"model.dropout": []}, "expected a Range or a list"),
-        ({"model.hidden_size": Range(8, 64.5)}, "model.hidden_size: expected int, got 64.5"),
-        ({"model.cell": ["lstm", "gru"]}, "model.cell: expected one of lstm, rnn, got 'gru'"),
-        ({"seed": ["one"]}, "seed: expected int, got 'one'"),
+        ({}, r"\{\}"),
+        ([], r"\[\]"),
+        ({"model.droput": Range(0.0, 0.5)}, r"model\.droput\b.*model\.dropout\b"),
+        ({"model.dropout": 0.5}, r"\bRange\b.*model\.dropout\b.*\b0\.5\b"),
+        ({"model.dropout": []}, r"\bRange\b.*model\.dropout\b.*\[\]"),
+        ({"model.hidden_size": Range(8, 64.5)}, r"model\.hidden_size\b.*\b64\.5\b"),
+        ({"model.cell": ["lstm", "gru"]}, r"model\.cell\b.*\blstm\b.*\brnn\b.*'gru'"),
+        ({"seed": ["one"]}, r"\bseed\b.*'one'"),
     ],
 )
-def test_what_is_no_search_space(space, message):
-    with pytest.raises(ConfigError) as error:
+def test_what_is_no_search_space(space, names):
+    with pytest.raises(ConfigError, match=f"search.*{names}"):
         check_space(space, BASE, BASE)
-    assert message in str(error.value)
 
 
 @pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "names"),
     [
-        ((1.0, 1.0), "range.high: expected more than low"),
-        ((0.0, 1.0, True), "range.low: expected a positive number with log=True, got 0.0"),
-        (("a", 1.0), "range.low: expected int or float, got a"),
+        ((1.0, 1.0), r"range\.high.*\b1\.0\b"),
+        ((0.0, 1.0, True), r"range\.low.*log=True.*\b0\.0\b"),
+        (("a", 1.0), r"range\.low.*\ba\b"),
     ],
 )
-def test_what_is_no_range(values, message):
-    with pytest.raises(ConfigError, match=message):
+def test_what_is_no_range(values, names):
+    with pytest.raises(ConfigError, match=names):
         Range(*values)
 
 

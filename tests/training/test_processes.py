@@ -174,7 +174,7 @@ def test_processes_that_cannot_meet_say_what_to_pass(monkeypatch):
 
     monkeypatch.setattr("jax.distributed.initialize", initialize)
     with pytest.raises(
-        ConfigError, match=r"did not meet: coordinator.*--mesh.coordinator HOST:PORT"
+        ConfigError, match=r"mesh\.coordinator.*coordinator_address.*--mesh\.coordinator HOST:PORT"
     ):
         start(Mesh(coordinator="auto"))
     start(Mesh())  # nothing to meet

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -198,7 +200,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     experiment = small(tmp_path)
     with (
         RunFolder(experiment.run_dir).held(),
-        pytest.raises(ConfigError, match="another process trains in"),
+        pytest.raises(ConfigError, match=rf"workdir.*{experiment.run_dir}"),
     ):
         train(experiment)
     train(experiment)
@@ -251,14 +253,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     with monkeypatch.context() as patch:
         ask_to_stop_in(patch, "step", signal.SIGTERM, 9)  # after step 18
         train(hurt)
-    damaged = hurt.run_dir / folder / str(newest(hurt, folder))
-    harm(damaged)
+    checkpoint = hurt.run_dir / folder / str(newest(hurt, folder))
+    harm(checkpoint)
     capsys.readouterr()
     train(hurt)
     printed = capsys.readouterr().out
-    assert f"warning: the checkpoint {damaged} is damaged" in printed
+    assert re.search(rf"warning: .*{checkpoint}\b", printed)
     assert ("going on from step 16" if folder == "checkpoints" else "from step 18") in printed
-    assert any("is damaged, and not used" in event for event in events(hurt))
+    assert any(str(checkpoint) in event for event in events(hurt))
     assert same(whole, hurt)
 
 
@@ -266,8 +268,9 @@ def test_a_damaged_best_model_is_passed_over_by_load(tmp_path):
     experiment = small(tmp_path)
     train(experiment)
     step = load(experiment.run_dir).step
-    corrupt(experiment.run_dir / "best" / str(step))
-    with pytest.warns(UserWarning, match="is damaged, and not used"):
+    checkpoint = experiment.run_dir / "best" / str(step)
+    corrupt(checkpoint)
+    with pytest.warns(UserWarning, match=str(checkpoint)):
         assert load(experiment.run_dir).step < step
 
 
@@ -290,14 +293,12 @@ def test_a_checkpoint_of_another_network_is_refused_with_its_arrays(tmp_path, mo
     monkeypatch.setattr(loop, "make_program", changed)
     with pytest.raises(RunError) as error:
         train(dataclasses.replace(experiment, train=longer))
-    for part in (
-        "checkpoints/24 is of another network",
-        "params.read_out.bias is float32[1] there",
+    for names in (
+        "checkpoints/24",
+        r"params\.read_out\.bias\b.*float32\[1\]",
+        r"params\.read_out\.kernel\b.*float32\[8, 1\].*float32\[8, 0\]",
     ):
-        assert part in str(error.value)
-    assert "params.read_out.kernel is float32[8, 1] there, and float32[8, 0] here" in str(
-        error.value
-    )
+        assert re.search(names, str(error.value))
 
 
 # disks
@@ -324,9 +325,8 @@ def test_a_full_disk_ends_the_run_and_leaves_it_good(tmp_path, disk):
     train(whole := small(tmp_path, **large))
     full = dataclasses.replace(whole, workdir=disk("size=2m") / "run")
     (full.run_dir.parent / "other").write_bytes(bytes(1_200_000))
-    with pytest.raises(RunError, match="No space left on device") as error:
+    with pytest.raises(RunError, match=rf"{full.run_dir}.*{os.strerror(errno.ENOSPC)}"):
         train(full)
-    assert "Mend that, and the same command goes on." in str(error.value)
     (full.run_dir.parent / "other").unlink()
     train(full)
     assert same(whole, full)
@@ -342,7 +342,8 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_lost(tmp_pat
     before = figures(experiment)
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     longer = dataclasses.replace(experiment.train, steps=16)
-    with pytest.raises(ConfigError, match=r"workdir: cannot write .*Read-only file system"):
+    names = rf"workdir.*{experiment.run_dir}.*{os.strerror(errno.EROFS)}"
+    with pytest.raises(ConfigError, match=names):
         train(dataclasses.replace(experiment, train=longer))
     assert figures(experiment) == before
     assert load(experiment.run_dir).step == 8  # what is there can still be read
@@ -373,11 +374,9 @@ def with_nan_at(monkeypatch, step):
 def test_nan_stops_before_the_next_save_and_names_its_step(tmp_path, text, monkeypatch):
     experiment = small(tmp_path, data=text_data(text))
     with_nan_at(monkeypatch, 11)
-    with pytest.raises(NotFiniteError) as error:
+    names = r"\b11\b.*\bnan\b.*\b8\b.*--train\.on-nan skip"
+    with pytest.raises(NotFiniteError, match=names):
         train(experiment)
-    assert "step 11 gave a loss of nan" in str(error.value)
-    assert "the checkpoint of step 8 is good" in str(error.value)
-    assert "--train.on-nan skip" in str(error.value)
     assert figures(experiment)[-1]["step"] == 8
     assert newest(experiment) == 8
 
@@ -386,7 +385,7 @@ def test_nan_is_not_saved_when_a_signal_comes(tmp_path, text, monkeypatch):
     experiment = small(tmp_path, data=text_data(text))
     with_nan_at(monkeypatch, 9)
     ask_to_stop_in(monkeypatch, "step", signal.SIGTERM, 5)  # step 10: logs are at 8 and 12
-    with pytest.raises(NotFiniteError, match="step 9 gave a loss of nan"):
+    with pytest.raises(NotFiniteError, match=r"\b9\b.*\bnan\b"):
         train(experiment)
     assert newest(experiment) == 8
 
@@ -412,7 +411,7 @@ def test_skipping_every_step_is_an_error(tmp_path):
         name="sgd", learning_rate=1e38, warmup_steps=0, clip_norm=None, schedule="constant"
     )
     skip = dataclasses.replace(small(tmp_path).train, on_nan="skip")
-    with pytest.raises(NotFiniteError, match=r"step \d+ gave a loss of"):
+    with pytest.raises(NotFiniteError, match=r"\b\d+\b.*\b(nan|inf)\b"):
         train(
             small(
                 tmp_path,

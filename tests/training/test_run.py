@@ -153,9 +153,7 @@ def test_going_on_with_other_intervals(tmp_path):
         eval_every=16,
         checkpoint_every=16,
     )
-    with pytest.raises(
-        ConfigError, match="expected a divisor of 24, the step to go on from, got 16"
-    ):
+    with pytest.raises(ConfigError, match=r"train\.steps_per_dispatch.*\b24\b.*\b16\b"):
         train(dataclasses.replace(experiment, train=longer))
 
 
@@ -164,25 +162,23 @@ def test_changed_data_is_refused_before_anything_is_written(tmp_path, text):
     train(experiment)
     before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir() if p.is_file()}
     text.write_text(text.read_text().upper(), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"the data is not what .* began with"):
+    with pytest.raises(ConfigError, match=rf"data\.path.*{experiment.run_dir}"):
         train(experiment)
-    with pytest.raises(ConfigError, match=r"the data is not what .* began with"):
+    with pytest.raises(ConfigError, match=rf"data\.path.*{experiment.run_dir}"):
         list(evaluate_saved(experiment.run_dir))
     assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir() if p.is_file()} == before
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("old", "new", "facts"),
     [
-        ("fox", "fix", "release; the vocabulary is the same); bring that back"),
-        ("quick", "QUick", "had 29 symbols and has 31; new: 'Q', 'U'); bring that back"),
-        ("z", "ž", "had 29 symbols and has 30; new: 'ž'); bring that back"),
+        ("fox", "fix", "[^']*$"),  # no symbol is new
+        ("quick", "QUick", r".*\b29\b.*\b31\b.*'Q'.*'U'"),
+        ("z", "ž", r".*\b29\b.*\b30\b.*'ž'"),
     ],
 )
 @pytest.mark.parametrize("large", [False, True])
-def test_what_of_the_data_has_changed_is_said(
-    tmp_path, text, monkeypatch, old, new, message, large
-):
+def test_what_of_the_data_has_changed_is_said(tmp_path, text, monkeypatch, old, new, facts, large):
     """Also where all that is evaluated on stayed the same."""
     monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tokens, "IN_MEMORY", 0 if large else tokens.IN_MEMORY)
@@ -195,9 +191,8 @@ def test_what_of_the_data_has_changed_is_said(
     content = text.read_text()
     text.write_text(content[:200].replace(old, new) + content[200:], encoding="utf-8")
     before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()}
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError, match=rf"data\.path.*{experiment.run_dir}{facts}"):
         train(experiment)
-    assert message in str(error.value)
     assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()} == before
 
 
@@ -236,7 +231,7 @@ def test_the_next_step_must_not_be_read_backward(tmp_path):
     np.savez(tmp_path / "own.npz", inputs=np.random.default_rng(0).standard_normal((30, 5, 2)))
     data = Data(task="arrays", path=tmp_path / "own.npz", batch_size=4)
     both = small(tmp_path, data=data, model=Model(hidden_size=8, bidirectional=True))
-    with pytest.raises(ConfigError, match="expected False where the next step is predicted"):
+    with pytest.raises(ConfigError, match=r"model\.bidirectional"):
         train(both)
     assert not both.run_dir.exists()
 
@@ -244,7 +239,7 @@ def test_the_next_step_must_not_be_read_backward(tmp_path):
 def test_a_prompt_without_a_word(tmp_path, text):
     data = dataclasses.replace(text_data(text), unit="word")
     experiment = small(tmp_path, data=data, sample=Sample(prompt=" "))
-    with pytest.raises(ConfigError, match=r"sample.prompt: expected at least one word, got ' '"):
+    with pytest.raises(ConfigError, match=r"sample\.prompt.*' '"):
         train(experiment)
     assert not experiment.run_dir.exists()
 
@@ -310,9 +305,7 @@ def test_a_test_part_is_reported_with_the_best_parameters(tmp_path, capsys):
 def test_only_finite_parameters_are_saved(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     bad = {"w": jax.numpy.array([1.0, np.nan])}
-    with pytest.raises(
-        NotFiniteError, match=r"not finite after step 7, and were not saved; .*Lower"
-    ):
+    with pytest.raises(NotFiniteError, match=r"\b7\b.*optimizer\.learning_rate"):
         checkpoints.save(7, bad, bad, {})
     checkpoints.close()
     assert checkpoints.latest() is None
@@ -321,35 +314,34 @@ def test_only_finite_parameters_are_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "names"),
     [
-        ({"model": Model(hidden_size=9)}, "model.hidden_size was 8, now 9"),
-        ({"seed": 4}, "seed was 0, now 4"),
-        ({"name": "other"}, "name was small, now other"),
-        ({"optimizer": Optimizer(name="sgd")}, "optimizer.name was adamw, now sgd"),
+        ({"model": Model(hidden_size=9)}, r"model\.hidden_size\b.*\b8\b.*\b9\b"),
+        ({"seed": 4}, r"\bseed\b.*\b0\b.*\b4\b"),
+        ({"name": "other"}, r"\bname\b.*\bsmall\b.*\bother\b"),
+        ({"optimizer": Optimizer(name="sgd")}, r"optimizer\.name\b.*\badamw\b.*\bsgd\b"),
     ],
 )
-def test_a_folder_of_another_experiment_is_refused(tmp_path, change, message):
+def test_a_folder_of_another_experiment_is_refused(tmp_path, change, names):
     experiment = small(tmp_path)
     RunFolder(experiment.run_dir).begin(experiment)
     before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()}
-    with pytest.raises(ConfigError, match="belongs to another experiment") as error:
+    with pytest.raises(ConfigError, match=rf"workdir.*{experiment.run_dir}.*{names}"):
         train(dataclasses.replace(experiment, **change))
-    assert message in str(error.value)
     assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()} == before
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="is not empty and holds no run"):
+    with pytest.raises(ConfigError, match=rf"workdir.*{tmp_path / 'a'}"):
         train(small(tmp_path))
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["thesis.tex"]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="workdir: cannot write"):
+    with pytest.raises(ConfigError, match=rf"workdir.*{tmp_path}/file/run"):
         train(small(tmp_path, "file/run"))
 
 
@@ -361,14 +353,14 @@ def test_bad_data_leaves_no_folder(tmp_path):
 
 
 def test_folders_without_a_model(tmp_path):
-    with pytest.raises(ConfigError, match=r"is no run folder: it has no config.json"):
+    with pytest.raises(ConfigError, match=rf"{tmp_path}.*config\.json"):
         load(tmp_path)
     experiment = small(tmp_path)
     RunFolder(experiment.run_dir).begin(experiment)
-    with pytest.raises(ConfigError, match="holds no model yet"):
+    with pytest.raises(ConfigError, match=rf"{experiment.run_dir}(?!.*config\.json)"):
         load(experiment.run_dir)
     (experiment.run_dir / "config.json").write_text("{")
-    with pytest.raises(ConfigError, match="cannot be read as an experiment"):
+    with pytest.raises(ConfigError, match=rf"{experiment.run_dir}/config\.json"):
         load(experiment.run_dir)
 
 

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import re
 
 import pytest
 
@@ -35,14 +36,14 @@ def test_without_optuna(config, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert search(config(SPACE), tmp_path / "w", 1) == 2
-    assert "pip install -e '.[search]'" in capsys.readouterr().err
+    assert re.search(r"--search.*\[search\]", capsys.readouterr().err)
     assert not (tmp_path / "w").exists()
 
 
 def test_mistakes_are_seen_before_anything_runs(config, tmp_path, capsys):
     path = config('search = {"model.droput": Range(0.0, 0.5)}')
     assert search(path, tmp_path / "w", 1) == 2
-    assert "did you mean model.dropout?" in capsys.readouterr().err
+    assert re.search(r"model\.droput\b.*model\.dropout\b", capsys.readouterr().err)
     assert not (tmp_path / "w").exists()
 
 
@@ -97,7 +98,7 @@ def test_a_trial_that_failed_is_counted_and_said(config, tmp_path, ran, capsys):
     assert search(path, tmp_path / "w", 6) == 1
     statuses = {row["status"] for row in table_in(tmp_path / "w").values()}
     assert statuses == {"diverged", "cannot be run"}
-    assert "train.steps: expected a multiple of" in capsys.readouterr().out
+    assert "train.steps_per_dispatch" in capsys.readouterr().out
     count = len(ran)
     assert search(path, tmp_path / "w", 6) == 1
     assert len(ran) == count
@@ -107,5 +108,5 @@ def test_another_space_needs_another_folder(config, tmp_path, ran, capsys):
     pytest.importorskip("optuna")
     assert search(config('search = {"seed": [1, 2]}'), tmp_path / "w", 1) == 0
     assert search(config('search = {"seed": [1, 3]}'), tmp_path / "w", 2) == 2
-    assert "begun with another space" in capsys.readouterr().err
+    assert re.search("search.*--workdir", capsys.readouterr().err)
     assert len(ran) == 1

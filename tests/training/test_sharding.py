@@ -188,31 +188,25 @@ def test_where_the_state_lies(data):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "batch_size", "message"),
+    ("mesh", "batch_size", "names"),
     [
-        (Mesh(data=16), 32, r"mesh.data: expected data \* model to be at most 8.*got 16 \* 1"),
-        (Mesh(model=16), 32, r"mesh.data: expected .* at most 8, .*got 1 \* 16"),
-        (
-            Mesh(),
-            12,
-            r"data.batch_size: expected a multiple of 8 \(mesh.data 8 \* train.acc.*got 12",
-        ),
+        (Mesh(data=16), 32, r"mesh\.data.*\b8\b.*\b16\b.*\b1\b"),
+        (Mesh(model=16), 32, r"mesh\.data.*\b8\b.*\b1\b.*\b16\b"),
+        (Mesh(), 12, r"data\.batch_size.*\b8\b.*mesh\.data.*train\.accumulate.*\b12\b"),
     ],
 )
-def test_what_cannot_be_shared_out_is_said(data, mesh, batch_size, message):
+def test_what_cannot_be_shared_out_is_said(data, mesh, batch_size, names):
     experiment = small(dataclasses.replace(data["text"], batch_size=batch_size), mesh)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=names):
         make_mesh(experiment, jax.devices())
 
 
 def test_the_config_of_a_mesh(data):
-    with pytest.raises(
-        ConfigError, match=r"mesh.model: expected a divisor of model.hidden_size \(16"
-    ):
+    with pytest.raises(ConfigError, match=r"mesh\.model\b.*model\.hidden_size.*\b16\b.*\b3\b"):
         small(data["text"], Mesh(model=3))
-    with pytest.raises(ConfigError, match=r"mesh.processes: expected it together with"):
+    with pytest.raises(ConfigError, match=r"mesh\.processes\b.*mesh\.coordinator\b"):
         Mesh(coordinator="localhost:1234")
-    with pytest.raises(ConfigError, match=r"mesh.process: expected 0 to mesh.processes - 1, got 2"):
+    with pytest.raises(ConfigError, match=r"mesh\.process\b.*mesh\.processes\b.*\b2\b"):
         Mesh(coordinator="localhost:1234", processes=2, process=2)
     mesh = make_mesh(small(data["text"], Mesh(data=2, model=2, axes="explicit")), jax.devices())
     assert dict(mesh.shape) == {"data": 2, "model": 2}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -177,24 +178,34 @@ def test_one_that_diverged_does_not_flatten_the_others(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
-    ("text", "flags", "message"),
+    ("text", "flags", "names"),
     [
-        ("", [], "defines none; add sweep = {'optimizer.learning_rate': [1e-3, 3e-3]} to it."),
-        ('sweep = {"model.hiden_size": [3]}', [], "did you mean model.hidden_size?"),
-        ('sweep = {"model.hidden_size": [3, 4.5]}', [], "model.hidden_size: expected int, got 4.5"),
-        ('sweep = {"model.cell": ["gru"]}', [], "model.cell: expected one of lstm, rnn, got gru"),
-        ('sweep = {"data.path": [Path("nowhere")]}', [], "data.path: cannot read nowhere"),
-        ('sweep = {"seed": [1]}', ["--seed", "4"], "seed is given on the command line too"),
-        ('sweep = {"seed": [1]}', ["--search", "4"], "got --sweep and --search"),
+        ("", [], r"--sweep.*c\.py.*sweep = \{'optimizer\.learning_rate': \[1e-3, 3e-3\]\}"),
+        ('sweep = {"model.hiden_size": [3]}', [], r"model\.hiden_size\b.*model\.hidden_size\b"),
+        (
+            'sweep = {"model.hidden_size": [3, 4.5]}',
+            [],
+            r"model\.hidden_size\b.*model\.hidden_size\b.*\b4\.5\b",
+        ),
+        (
+            'sweep = {"model.cell": ["gru"]}',
+            [],
+            r"model\.cell\b.*model\.cell\b.*\blstm\b.*\brnn\b.*\bgru\b",
+        ),
+        (
+            'sweep = {"data.path": [Path("nowhere")]}',
+            [],
+            r"data\.path\b.*data\.path\b.*\bnowhere\b",
+        ),
+        ('sweep = {"seed": [1]}', ["--seed", "4"], r"\bsweep\b.*\bseed\b"),
+        ('sweep = {"seed": [1]}', ["--search", "4"], "--sweep.*--search"),
     ],
 )
-def test_mistakes_are_seen_before_anything_runs(
-    config, tmp_path, ran, capsys, text, flags, message
-):
+def test_mistakes_are_seen_before_anything_runs(config, tmp_path, ran, capsys, text, flags, names):
     path = config("from pathlib import Path\n" + text)
     assert sweep(path, tmp_path / "w", *flags) == 2
     printed = capsys.readouterr()
-    assert message in printed.err
+    assert re.search(names, printed.err)
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert not ran
@@ -206,11 +217,11 @@ def test_folders_that_are_not_a_sweeps(config, tmp_path, ran, capsys):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "sweep.tex").write_text("years of work")
     assert sweep(path, tmp_path / "thesis") == 2
-    assert "is not empty and holds no sweep" in capsys.readouterr().err
+    assert re.search(f"workdir.*{tmp_path / 'thesis'}", capsys.readouterr().err)
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["sweep.tex"]
     (tmp_path / "file").write_text("")
     assert sweep(path, tmp_path / "file" / "w") == 2
-    assert "workdir: cannot write" in capsys.readouterr().err
+    assert re.search(f"workdir.*{tmp_path / 'file' / 'w'}", capsys.readouterr().err)
 
 
 def test_a_result_counts_for_its_own_experiment_alone(config, tmp_path, ran):

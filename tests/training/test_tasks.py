@@ -115,7 +115,7 @@ def test_generated_tasks_follow_their_seed_and_hold_out_fresh_sequences(name):
 
 @pytest.mark.parametrize(("name", "T"), [("adding", 1), ("temporal_order", 19), ("reber", 11)])
 def test_sequences_too_short_for_the_task(name, T):
-    with pytest.raises(ConfigError, match=f"data.sequence_length: expected at least {T + 1}"):
+    with pytest.raises(ConfigError, match=rf"data\.sequence_length.*\b{T + 1}\b.*\b{T}\b"):
         make_task(Data(task=name, sequence_length=T), seed=0)
 
 
@@ -191,26 +191,24 @@ def test_image_orders_hold_the_same_pixels(images):
 def test_images_that_cannot_be_used(images):
     labels = images / "train-labels-idx1-ubyte"
     write_idx(labels, np.arange(23))
-    with pytest.raises(ConfigError, match="24 train images and 23 labels"):
+    with pytest.raises(ConfigError, match=rf"{images}.*\b24\b.*\b23\b"):
         make_task(Data(task="images", path=images), seed=0)
     labels.write_bytes(labels.read_bytes()[:-1])
-    with pytest.raises(ConfigError, match="no whole IDX file of unsigned bytes with 1 axes"):
+    with pytest.raises(ConfigError, match=rf"{labels}.*\bIDX\b.*\b1\b"):
         make_task(Data(task="images", path=images), seed=0)
     (images / "t10k-labels-idx1-ubyte.gz").write_bytes(b"not gzip")
     write_idx(labels, np.arange(24))
-    with pytest.raises(ConfigError, match=r"cannot read .*t10k-labels"):
+    with pytest.raises(ConfigError, match=r"data\.path.*t10k-labels-idx1-ubyte\.gz"):
         make_task(Data(task="images", path=images), seed=0)
     write_idx(images / "t10k-images-idx3-ubyte.gz", np.zeros((6, 5, 5)))
     write_idx(images / "t10k-labels-idx1-ubyte.gz", np.arange(6))
-    with pytest.raises(
-        ConfigError, match=r"training images are \(4, 3\) pixels, test images \(5, 5\)"
-    ):
+    with pytest.raises(ConfigError, match=r"data\.path.*\(4, 3\).*\(5, 5\)"):
         make_task(Data(task="images", path=images), seed=0)
     labels.write_bytes(b"\0\0")
-    with pytest.raises(ConfigError, match="no whole IDX file"):
+    with pytest.raises(ConfigError, match=rf"{labels}.*\bIDX\b"):
         make_task(Data(task="images", path=images), seed=0)
     labels.unlink()
-    with pytest.raises(ConfigError, match="has no train-labels-idx1-ubyte"):
+    with pytest.raises(ConfigError, match=rf"{images}.*{labels.name}\b.*{labels.name}\.gz"):
         make_task(Data(task="images", path=images), seed=0)
 
 
@@ -262,35 +260,34 @@ def test_piano_rolls(tmp_path, parts, suffix):
 
 
 def test_piano_rolls_that_cannot_be_used(tmp_path, parts):
-    def complaint(path):
-        with pytest.raises(ConfigError) as error:
+    def check(path, names):
+        with pytest.raises(ConfigError, match=rf"data\.path.*{names}"):
             make_task(Data(task="piano_roll", path=path), seed=0)
-        return str(error.value)
 
-    assert "expected a .mat or .npz file" in complaint(tmp_path / "a.mid")
-    assert "cannot read" in complaint(tmp_path / "none.npz")
+    check(tmp_path / "a.mid", r"\.mat\b.*\.npz\b.*a\.mid")
+    check(tmp_path / "none.npz", r"none\.npz")
     for content in (b"nothing of the kind" * 20, b"", b"x" * 50):
         for name in ("bad.mat", "bad.npz"):
             (tmp_path / name).write_bytes(content)
-            assert "does not hold piano rolls" in complaint(tmp_path / name)
+            check(tmp_path / name, f"{name}.*traindata.*validdata.*testdata")
     empty = parts | {"validdata": []}
-    assert "has no pieces in validdata" in complaint(write_rolls(tmp_path / "empty.mat", empty))
+    check(write_rolls(tmp_path / "empty.mat", empty), r"empty\.mat.*validdata")
     path = write_rolls(tmp_path / "sums.npz", parts)
     content = dict(np.load(path))
     np.savez(path, **content | {"testdata_lengths": np.array([2, 3])})
-    assert "testdata_lengths sum to 5, but it has 10 frames" in complaint(path)
+    check(path, r"sums\.npz.*testdata_lengths.*\b5\b.*\b10\b")
     short = parts | {"testdata": [np.zeros((1, 5), np.uint8)] * 2}
     path = write_rolls(tmp_path / "short.npz", short)
-    assert "piece 0 of testdata has shape (1, 5); expected [T, 5]" in complaint(path)
+    check(path, r"\b0\b.*testdata.*\(1, 5\).*\[T, 5\]")
     loud = parts | {"validdata": [2 * piece for piece in parts["validdata"]]}
-    assert "values other than 0 and 1" in complaint(write_rolls(tmp_path / "loud.npz", loud))
+    check(write_rolls(tmp_path / "loud.npz", loud), r"\b0\b.*validdata.*\b0\b.*\b1\b")
 
 
 def test_objects_among_piano_rolls_are_never_unpickled(tmp_path, parts):
     path = write_rolls(tmp_path / "rolls.npz", parts)
     trap = np.array([Trap(tmp_path / "trapped")], object)
     np.savez(path, **dict(np.load(path)) | {"testdata_frames": trap})
-    with pytest.raises(ConfigError, match=r"does not hold piano rolls \(Object arrays cannot be"):
+    with pytest.raises(ConfigError, match=r"rolls\.npz.*allow_pickle"):
         make_task(Data(task="piano_roll", path=path), seed=0)
     assert not (tmp_path / "trapped").exists()
 
@@ -369,42 +366,42 @@ def with_nan():
 
 
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    ("arrays", "names"),
     [
-        ({"labels": LABELS}, "no array inputs; expected sequences"),
-        ({"inputs": FLOATS, "label": LABELS}, "unknown arrays ['label']"),
-        ({"inputs": FLOATS[0]}, "inputs of shape (6, 3) and dtype float64"),
-        ({"inputs": FLOATS > 0}, "and dtype bool; expected floats [N, T, I] or integers [N, T]"),
-        ({"inputs": FLOATS[:, :0]}, "at least one sequence, step and feature"),
-        ({"inputs": -IDS}, "expected 0 to 1000000"),
-        ({"inputs": with_nan()}, "inputs[3, 2, 1] that is not finite in float32"),
+        ({"labels": LABELS}, r"\binputs\b.*\[N, T, I\].*\[N, T\]"),
+        ({"inputs": FLOATS, "label": LABELS}, r"\['label'\]"),
+        ({"inputs": FLOATS[0]}, r"\binputs\b.*\(6, 3\).*\bfloat64\b"),
+        ({"inputs": FLOATS > 0}, r"\binputs\b.*\bbool\b.*\[N, T, I\].*\[N, T\]"),
+        ({"inputs": FLOATS[:, :0]}, r"\binputs\b.*\(20, 0, 3\)"),
+        ({"inputs": -IDS}, r"\binputs\[\d+, \d+\] = -\d\b.*\b0\b.*\b1000000\b"),
+        ({"inputs": with_nan()}, r"\binputs\[3, 2, 1\].*\bfloat32\b"),
         (
             {"inputs": FLOATS, "lengths": LENGTHS + T},
-            f"lengths[0] = {LENGTHS[0] + T}; expected 2 to 6",
+            rf"\blengths\[0\] = {LENGTHS[0] + T}\b.*\b2\b.*\b6\b",
         ),
-        ({"inputs": FLOATS, "lengths": LENGTHS * 0, "labels": LABELS}, "expected 1 to 6"),
+        (
+            {"inputs": FLOATS, "lengths": LENGTHS * 0, "labels": LABELS},
+            r"\blengths\[0\] = 0\b.*\b1\b.*\b6\b",
+        ),
         (
             {"inputs": FLOATS, "lengths": LENGTHS * 0 + 1},
-            "lengths[0] = 1; expected 2 to 6",
+            r"\blengths\[0\] = 1\b.*\b2\b.*\b6\b",
         ),
-        ({"inputs": FLOATS, "lengths": LENGTHS * 1.0}, "expected integers of shape (20,)"),
-        ({"inputs": FLOATS, "labels": LABELS[:5]}, "labels of shape (5,)"),
-        ({"inputs": FLOATS, "labels": LABELS - 1}, "labels[0] = -1; expected 0 to"),
-        ({"inputs": FLOATS, "labels": LABELS * 1.0}, "dtype float64; expected integers"),
-        ({"inputs": FLOATS, "targets": LABELS}, "targets of shape (20,) and dtype int64"),
+        ({"inputs": FLOATS, "lengths": LENGTHS * 1.0}, r"\blengths\b.*\bfloat64\b.*\(20,\)"),
+        ({"inputs": FLOATS, "labels": LABELS[:5]}, r"\blabels\b.*\(5,\)"),
+        ({"inputs": FLOATS, "labels": LABELS - 1}, r"\blabels\[0\] = -1\b.*\b0\b"),
+        ({"inputs": FLOATS, "labels": LABELS * 1.0}, r"\blabels\b.*\bfloat64\b"),
+        ({"inputs": FLOATS, "targets": LABELS}, r"\btargets\b.*\(20,\).*\bint64\b"),
+        ({"inputs": FLOATS, "targets": LABELS * np.nan}, r"\btargets\[0\].*\bfloat32\b"),
         (
-            {"inputs": FLOATS, "targets": LABELS * np.nan},
-            "targets[0] that is not finite in float32",
+            {"inputs": FLOATS, "targets": LABELS * 1.0, "labels": LABELS},
+            r"^(?!.*\blengths\b).*\blabels\b.*\btargets\b",
         ),
-        ({"inputs": FLOATS, "targets": LABELS * 1.0, "labels": LABELS}, "both labels and targets"),
-        ({"inputs": FLOATS[:5]}, "at least 10 sequences, to hold out a tenth, got 5"),
-        ({"inputs": FLOATS, "test_inputs": IDS}, "a test part of"),
-        ({"inputs": np.array([1, "a"], object)}, "it holds objects"),
-        (
-            {"inputs": FLOATS, "targets": np.full(N, 1e300)},
-            "targets[0] that is not finite in float32",
-        ),
-        ({"inputs": FLOATS, "labels": LABELS, "test_labels": LABELS}, "no array test_inputs"),
+        ({"inputs": FLOATS[:5]}, r"\b10\b.*\b5\b"),
+        ({"inputs": FLOATS, "test_inputs": IDS}, r"'inputs': \(\).*'inputs': \(3,\)"),
+        ({"inputs": np.array([1, "a"], object)}, r"own\.npz.*numpy\.savez"),
+        ({"inputs": FLOATS, "targets": np.full(N, 1e300)}, r"\btargets\[0\].*\bfloat32\b"),
+        ({"inputs": FLOATS, "labels": LABELS, "test_labels": LABELS}, r"\btest_inputs\b"),
         (
             {
                 "inputs": FLOATS,
@@ -412,31 +409,31 @@ def with_nan():
                 "test_inputs": FLOATS,
                 "test_targets": FLOATS[:, 0, :2],
             },
-            "the same arrays, features and numbers to predict",
+            r"'targets': \(2,\).*'targets': \(3,\)",
         ),
     ],
 )
-def test_arrays_that_cannot_be_used(tmp_path, arrays, message):
-    with pytest.raises(ConfigError) as error:
+def test_arrays_that_cannot_be_used(tmp_path, arrays, names):
+    with pytest.raises(ConfigError, match=names) as error:
         make_task(save(tmp_path, **arrays), seed=0)
-    assert message in str(error.value)
+    assert "data.path" in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 torn"])
 def test_files_that_are_no_npz(tmp_path, content):
     (tmp_path / "own.npz").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"nothing is unpickled|cannot read"):
+    with pytest.raises(ConfigError, match=r"data\.path.*own\.npz"):
         make_task(Data(task="arrays", path=tmp_path / "own.npz"), seed=0)
 
 
 def test_a_bare_npy_is_refused(tmp_path):
     np.save(tmp_path / "own.npy", FLOATS)
-    with pytest.raises(ConfigError, match=r"no usable \.npz"):
+    with pytest.raises(ConfigError, match=r"data\.path.*own\.npy\b.*\.npz\b"):
         make_task(Data(task="arrays", path=tmp_path / "own.npy"), seed=0)
 
 
 def test_an_unpickled_object_is_never_run(tmp_path):
     np.savez(tmp_path / "own.npz", inputs=np.array([Trap(tmp_path / "trapped")], object))
-    with pytest.raises(ConfigError, match="it holds objects"):
+    with pytest.raises(ConfigError, match=r"data\.path.*own\.npz.*numpy\.savez"):
         make_task(Data(task="arrays", path=tmp_path / "own.npz"), seed=0)
     assert not (tmp_path / "trapped").exists()

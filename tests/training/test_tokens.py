@@ -1,7 +1,9 @@
 """Large texts: encoded once into the cache, memory-mapped, equal to what is read in memory."""
 
+import errno
 import json
 import os
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -189,7 +191,7 @@ def test_a_cache_that_is_cut_off_leaves_nothing_half_done(text, cache, monkeypat
 def test_a_text_that_changes_while_it_is_read(text, cache, monkeypatch):
     sources = iter("ab")
     monkeypatch.setattr(tokens, "_source", lambda text: next(sources))
-    with pytest.raises(ConfigError, match=r"text.txt changed while it was read; start again"):
+    with pytest.raises(ConfigError, match=r"data\.path.*text\.txt"):
         read_tokens(Data(path=text))
     assert list((cache / "ids").iterdir()) == []
 
@@ -198,33 +200,37 @@ def test_a_text_that_changes_while_it_is_read(text, cache, monkeypatch):
 def test_a_cache_that_cannot_be_written(text, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match=r"cannot write .*file.*ids.*LSTM_JAX_CACHE"):
+    with pytest.raises(ConfigError, match=rf"data\.path.*{tmp_path}/file/ids.*LSTM_JAX_CACHE"):
         read_tokens(Data(path=text))
 
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize(
-    ("content", "flags", "message"),
+    ("content", "flags", "names"),
     [
-        (b"", [], "text.txt has 0 characters; at least 10 are needed"),
+        (b"", [], r"data\.path.*text\.txt.*\b0\b.*\b10\b"),
         (
             TEXT.encode() * 3 + b"na\xefve" * 9,
             [],
-            f"is not UTF-8 (byte {len(TEXT.encode()) * 3 + 2})",
+            rf"data\.path.*text\.txt.*UTF-8.*\b{len(TEXT.encode()) * 3 + 2}\b",
         ),
-        (TEXT.encode() + b"\xf0\x9f", [], f"is not UTF-8 (byte {len(TEXT.encode())}); convert"),
-        (TEXT.encode(), ["--data.sequence-length", "9999"], "but a batch reads 159985: lower"),
-        (b"x y " * 99, ["--data.unit", "word"], "has 179 words, but a batch reads 1025"),
-        (b" " * 9999, ["--data.unit", "word"], "has 0 words"),
-        (b"a" * 9999, [], "has 1 characters to tell apart"),
+        (
+            TEXT.encode() + b"\xf0\x9f",
+            [],
+            rf"data\.path.*text\.txt.*UTF-8.*\b{len(TEXT.encode())}\b",
+        ),
+        (TEXT.encode(), ["--data.sequence-length", "9999"], r"\b159985\b.*data\.batch_size"),
+        (b"x y " * 99, ["--data.unit", "word"], r"\b179\b.*\b1025\b.*data\.batch_size"),
+        (b" " * 9999, ["--data.unit", "word"], r"\b0\b.*data\.batch_size"),
+        (b"a" * 9999, [], r"\b1\b.*data\.vocabulary_size"),
     ],
 )
-def test_large_texts_that_cannot_be_used(tmp_path, capsys, text, content, flags, message):
+def test_large_texts_that_cannot_be_used(tmp_path, capsys, text, content, flags, names):
     text.write_bytes(content)
     args = ["--data.path", str(text), "--workdir", str(tmp_path / "run"), *flags]
     assert main(args, default_config=ROOT / "configs" / "quickstart.py") == 2
     printed = capsys.readouterr()
-    assert message in printed.err
+    assert re.search(names, printed.err)
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert not (tmp_path / "run").exists()
@@ -249,7 +255,9 @@ def test_what_is_half_written_does_not_replace_what_was_there(tmp_path):
             new.write_text("hal")
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(ConfigError, match="No space left on device; free some space"):
+    with pytest.raises(
+        ConfigError, match=rf"data\.path.*{path}.*{os.strerror(errno.ENOSPC)}.*LSTM_JAX_CACHE"
+    ):
         write()
     assert path.read_text() == "good"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

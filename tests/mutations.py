@@ -1,0 +1,167 @@
+"""Changes the package in one place at a time, and checks that the normal tests notice.
+
+    python -m tests.mutations                # all, in a copy of the tree; two minutes
+    python -m tests.mutations "dropout"      # those whose name contains the word
+
+A mutation that survives is a test that is missing. The exit code is then 1.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Mutation(NamedTuple):
+    """A defect: ``old``, which occurs once in the file, becomes ``new``; ``tests`` should fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTATIONS = [
+    Mutation(
+        "the forget and the input gate change places",
+        "cell.py",
+        "C = f * C + i * g",
+        "C = i * C + f * g",
+        "tests/test_cell.py",
+    ),
+    Mutation(
+        "in reverse, a reset in the padding acts on the last valid step",
+        "sequence.py",
+        "begin = resets if hold is None else resets & ~hold",
+        "begin = resets",
+        "tests/test_sequence.py",
+    ),
+    Mutation(
+        "the derivative of the XLA form passes gradients across resets",
+        "backends/fused.py",
+        "d_prev = select(begin, d.reset_state, d_carried)",
+        "d_prev = d_carried",
+        "tests/backends/test_agreement.py",
+    ),
+    Mutation(
+        "the CPU kernel's gradient of the inputs is stored in the wrong order of rows",
+        "backends/columns.py",
+        ".reshape(-1, k, rows).transpose(1, 2, 0)",
+        ".reshape(-1, rows, k).transpose(2, 1, 0)",
+        "tests/backends/test_agreement.py",
+    ),
+    Mutation(
+        "the TPU kernel ignores that a step holds the state",
+        "backends/pallas_tpu.py",
+        "mask = jnp.where(hold, HOLD, mask)",
+        "mask = jnp.where(hold, 0, mask)",
+        "tests/backends/test_pallas_tpu.py",
+    ),
+    Mutation(
+        "all layers use the same dropout mask",
+        "stack.py",
+        "jax.random.fold_in(key, first // D)",
+        "key",
+        "tests/test_stack.py",
+    ),
+    Mutation(
+        "data.reset_probability has no effect",
+        "training/step.py",
+        "_resets(batch, key_resets, reset_probability)",
+        "_resets(batch, key_resets, 0.0)",
+        "tests/training/test_step.py",
+    ),
+    Mutation(
+        "all sequences of a batch are reset together",
+        "training/step.py",
+        "jax.random.bernoulli(key, probability, (B,))",
+        "jax.random.bernoulli(key, probability, (1,))",
+        "tests/training/test_step.py",
+    ),
+    Mutation(
+        "an evaluation forgets the state between two calls",
+        "training/step.py",
+        "carry, sums = read_some(params, carry, some)",
+        "_, sums = read_some(params, carry, some)",
+        "tests/training/test_model.py",
+    ),
+    Mutation(
+        "the latest model is kept as the best",
+        "training/kept.py",
+        "if loss < self.best_loss:",
+        "if loss != self.best_loss:",
+        "tests/training/test_kept.py",
+    ),
+    Mutation(
+        "a part of a batch counts as if it were the whole batch",
+        "training/accumulate.py",
+        "Part(batch, resets, key, whole.weight)",
+        "Part(batch, resets, key, jnp.asarray(batch.weights).sum())",
+        "tests/training/test_sharding.py",
+    ),
+    Mutation(
+        "a stream skips a token between two batches",
+        "training/data/stream.py",
+        "ids[(step * T + np.arange",
+        "ids[(step * (T + 1) + np.arange",
+        "tests/training/test_data.py",
+    ),
+    Mutation(
+        "weight decay pulls biases to zero",
+        "training/optimizer.py",
+        'lambda path, _: "bias" not in jax.tree_util.keystr(path), params',
+        "lambda path, _: True, params",
+        "tests/training/test_model.py",
+    ),
+]
+
+
+def copy_of_the_tree(folder: Path) -> Path:
+    """Copies the files that git knows and those that it does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def caught_by(mutation: Mutation, tree: Path) -> str | None:
+    """The first test that fails on the changed code, or None if all pass."""
+    path = tree / "lstm_jax" / mutation.file
+    source = path.read_text(encoding="utf-8")
+    assert source.count(mutation.old) == 1, f"{mutation.file} has changed: {mutation.old!r}"
+    path.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        command = [sys.executable, "-m", "pytest", "-x", "-n", "2", mutation.tests]
+        done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    finally:
+        path.write_text(source, encoding="utf-8")
+    failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    assert failed or done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return failed[0] if failed else None
+
+
+def main(words: list[str]) -> int:
+    """Prints a line for each mutation; 1 if one survives."""
+    survived = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copy_of_the_tree(Path(folder))
+        for mutation in MUTATIONS:
+            if all(word in mutation.name for word in words):
+                test = caught_by(mutation, tree)
+                survived += test is None
+                print(f"{mutation.name} ({mutation.file}): {test or 'SURVIVED'}", flush=True)
+    return min(survived, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
