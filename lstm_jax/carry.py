@@ -16,9 +16,11 @@ def zero_state(spec: LSTMSpec, hidden_size: int, xs: jax.Array, dtype: DTypeLike
     """A zero carry that varies over devices as the batch axes of ``xs`` do.
 
     Derived from xs: a plain ``jnp.zeros`` is no valid carry beside a sharded batch, under
-    Explicit axes and in ``shard_map``. XLA drops the sum.
+    Explicit axes and in ``shard_map``. XLA drops the sum. (``jnp.zeros_like`` loses the
+    sharding on jax 0.12 where no mesh is set.)
     """
-    batch = jnp.zeros_like(xs.sum(axis=(0, -1)))
+    sums = xs.sum(axis=(0, -1))
+    batch = jnp.where(False, sums, jnp.zeros((), sums.dtype))
 
     def zeros(type_: jax.ShapeDtypeStruct) -> jax.Array:
         return jnp.broadcast_to(batch[..., None].astype(type_.dtype), type_.shape)

@@ -81,6 +81,22 @@ def test_a_batch_over_eight_devices(axis_type, reverse, masked):
     assert_close(gradient, want_gradient, atol=2e-5)
 
 
+@MASKED
+def test_explicit_axes_without_a_mesh_in_context(masked):
+    """The sharding of the arguments is enough."""
+    args, run = problem(masked, reverse=False)
+    integers = {k: args[k] for k in ("lengths", "resets") if k in args}
+    gradient = jax.grad(lambda f, i: loss(run, f | i))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    sharded = jax.tree.map(
+        lambda a, spec: jax.device_put(a, NamedSharding(mesh, spec)), args, specs(args)
+    )
+    ints = {k: sharded[k] for k in integers}
+    assert_close(jax.jit(lambda a: run(**a))(sharded), run(**args), atol=1e-6)
+    got = jax.jit(gradient)(floats(sharded), ints)
+    assert_close(got, gradient(floats(args), integers), atol=2e-5)
+
+
 def test_a_learned_initial_state_beside_a_sharded_batch():
     case = make_case(T=4, batch=(8,), lengths=False)
     learned = LSTMState(jnp.ones(3), -jnp.ones(3))

@@ -1,5 +1,7 @@
 """A search with Optuna: it chooses the overrides, :class:`~lstm_jax.training.sweep.Sweep` runs them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -19,30 +21,37 @@ def search(sweep: Sweep, space: dict[str, Any], trials: int, children: Children)
     optuna = _optuna()
     if not (sweep.folder / TABLE).exists():
         sweep.write()  # makes the folder
-    study = optuna.create_study(
-        study_name=sweep.base.name,
-        storage=f"sqlite:///{sweep.folder / STUDY}",
-        load_if_exists=True,
-    )
-    before = study.get_trials(deepcopy=False)
-    # Seeded anew each time: the same seed again would draw the first points again.
-    study.sampler = optuna.samplers.TPESampler(seed=sweep.base.seed + len(before))
     space = {name: _distribution(optuna.distributions, of) for name, of in space.items()}
-    failed = optuna.trial.TrialState.FAIL
-    for trial in before:
-        if trial.params.keys() == space.keys():  # or it was cut off while it was drawn
-            run = sweep.add(trial.params)
-            if trial.state == failed and run.status == "to go":
-                run.status = "failed"
-    sweep.write()
-    sweep.say_how_many(trials)
-    for trial in before:
-        if not trial.state.is_finished():
-            _run(study, trial.number, trial.params, sweep, children, failed)
-    for _ in range(len(before), trials):
-        if not children.stopped:
-            trial = _ask(study, space)
-            _run(study, trial.number, trial.params, sweep, children, failed)
+    with _study(optuna, sweep) as study:
+        before = study.get_trials(deepcopy=False)
+        # Another seed each time: the same one would draw the first points again.
+        study.sampler = optuna.samplers.TPESampler(seed=sweep.base.seed + len(before))
+        failed = optuna.trial.TrialState.FAIL
+        for trial in before:
+            if trial.params.keys() == space.keys():  # or it was interrupted while it was drawn
+                run = sweep.add(trial.params)
+                if trial.state == failed and run.status == "to go":
+                    run.status = "failed"
+        sweep.write()
+        sweep.say_how_many(trials)
+        for trial in before:
+            if not trial.state.is_finished():
+                _run(study, trial.number, trial.params, sweep, children, failed)
+        for _ in range(len(before), trials):
+            if not children.stopped:
+                trial = _ask(study, space)
+                _run(study, trial.number, trial.params, sweep, children, failed)
+
+
+@contextmanager
+def _study(optuna: ModuleType, sweep: Sweep) -> Iterator[Any]:
+    """Opens the study in the sweep's folder, and closes its database."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{sweep.folder / STUDY}")
+    try:
+        yield optuna.create_study(study_name=sweep.base.name, storage=storage, load_if_exists=True)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _run(
