@@ -1,4 +1,4 @@
-"""What importing the package loads. Which module may import which: ``[tool.importlinter]``."""
+"""Importing the package is light. ``[tool.importlinter]`` says which module may import which."""
 
 import subprocess
 import sys

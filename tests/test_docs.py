@@ -1,0 +1,83 @@
+"""The pages: links lead somewhere, named tests exist, and every Python block is a doctest that runs."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "benchmarks" / "README.md",
+    ROOT / "benchmarks" / "NOTES.md",
+    ROOT / "tests" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+LINK = re.compile(r"\]\((?P<target>[^)\s]+)(?: \"(?P<title>[^\"]*)\")?\)")
+page_of_each = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def prose(page):
+    """The page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+@cache
+def anchors(page):
+    """The anchors of a page's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@cache
+def functions_in(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@page_of_each
+def test_links_lead_somewhere(page):
+    for link in LINK.finditer(prose(page)):
+        path, _, anchor = link["target"].partition("#")
+        if "://" in path:
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link["target"]
+        if anchor:
+            assert anchor in anchors(target), link["target"]
+        if link["title"]:
+            assert link["title"] in functions_in(target), link["title"]
+
+
+@page_of_each
+def test_named_tests_exist(page):
+    """Tests are written ``test_file.py::test_name``, without an ellipsis."""
+    text = prose(page)
+    named = re.findall(r"([\w/]+\.py)::(\w+)", text)
+    assert len(named) == text.count("::"), "write the file and the whole name of each test"
+    for file, name in named:
+        (path,) = [p for p in (ROOT / "tests").rglob(Path(file).name) if str(p).endswith(file)]
+        assert name in functions_in(path), name
+
+
+@page_of_each
+def test_python_blocks_are_doctests(page):
+    """``>>>`` makes pytest run a block, see ``testpaths``; examples that cannot run are text blocks."""
+    blocks = re.findall(r"^```(?:python|py)\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    assert all(block.startswith(">>> ") for block in blocks)
+    assert not blocks or page == ROOT / "README.md" or page.parent == ROOT / "docs"
+
+
+def test_every_page_is_reached_from_the_index():
+    index = prose(ROOT / "docs" / "index.md")
+    linked = {link["target"] for link in LINK.finditer(index)}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} <= linked
+    assert "docs/index.md" in {link["target"] for link in LINK.finditer(prose(ROOT / "README.md"))}
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
