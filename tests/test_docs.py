@@ -67,7 +67,9 @@ def test_named_tests_exist(page):
 @page_of_each
 def test_python_blocks_are_doctests(page):
     """``>>>`` makes pytest run a block, see ``testpaths``; examples that cannot run are text blocks."""
-    blocks = re.findall(r"^```(?:python|py)\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M)
+    blocks = re.findall(
+        r"^```(?:python|py)\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M
+    )
     assert all(block.startswith(">>> ") for block in blocks)
     assert not blocks or page == ROOT / "README.md" or page.parent == ROOT / "docs"
 

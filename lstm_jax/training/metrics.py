@@ -27,9 +27,9 @@ def perplexity(nats: float) -> float:
 
 
 FIGURES: dict[str, tuple[str, Callable[[float, float], float]]] = {
-    "bits": ("bits a symbol", lambda loss, accuracy: bits(loss)),
+    "bits": ("bits per symbol", lambda loss, accuracy: bits(loss)),
     "perplexity": ("perplexity", lambda loss, accuracy: perplexity(loss)),
-    "nats": ("nats a step", lambda loss, accuracy: loss),
+    "nats": ("nats per step", lambda loss, accuracy: loss),
     "mse": ("mean squared error", lambda loss, accuracy: loss),
     "accuracy": ("accuracy", lambda loss, accuracy: accuracy),
 }

@@ -20,7 +20,7 @@ def plot_curves(
                 (m["step"], m[f"{part}/{figure}"]) for m in metrics if f"{part}/{figure}" in m
             ]
             if points:
-                label = "training" if part == "train" else "held out"
+                label = "training" if part == "train" else "validation"
                 ax.plot(*zip(*points, strict=True), color=color, marker=marker, ms=4, label=label)
         for n, (name, value) in enumerate(baselines.items()):
             ax.axhline(value, color=f"C{n + 1}", ls="--", lw=1, label=f"{name} {value:.4g}")
