@@ -6,7 +6,11 @@ Also ``python train.py evaluate RUN`` and ``python train.py generate RUN``.
 import sys
 from pathlib import Path
 
-from lstm_jax.training.cli import main
+try:
+    from lstm_jax.training.cli import main
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed; run pip install -e '.[train]'", file=sys.stderr)
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], default_config=Path(__file__).parent / "configs" / "quickstart.py"))

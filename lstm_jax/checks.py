@@ -103,15 +103,21 @@ def _fitting(want: Any, shared: bool) -> tuple[Any, ...]:
     return (want.shape, want.shape[-1:]) if shared else (want.shape,)
 
 
-def check_lengths(lengths: jax.Array, batch: Shape) -> None:
+def check_lengths(lengths: jax.Array, xs_shape: Shape) -> None:
     """``lengths`` is ``[*B]``, integers."""
+    batch = xs_shape[1:-1]
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(
             f"expected lengths to be integers, got {lengths.dtype}; lengths.astype(int), or for "
             "a mask that is True at real steps mask.sum(axis=0)."
         )
     if lengths.shape != batch:
-        raise ValueError(f"expected lengths of shape {batch}, one a sequence, got {lengths.shape}.")
+        batch_first = lengths.shape == (xs_shape[0], *xs_shape[2:-1])
+        hint = " For batch-first inputs pass xs.swapaxes(0, 1)." if batch_first else ""
+        raise ValueError(
+            f"expected lengths of shape {batch}, one per sequence of xs, whose shape {xs_shape} is read "
+            f"as [T, *B, I], got {lengths.shape}.{hint}"
+        )
 
 
 def check_resets(resets: jax.Array, shape: Shape) -> None:

@@ -27,6 +27,19 @@ def zero_carry(spec: LSTMSpec, hidden_size: int, batch: Shape, dtype: DTypeLike)
     return jax.tree.map(lambda type_: jnp.zeros(type_.shape, type_.dtype), types)
 
 
+def check_seq_lengths(shape: Shape, xs_shape: Shape, time_major: bool) -> None:
+    """``seq_lengths`` is ``[*B]``."""
+    batch_first, time_first = xs_shape[:-2], xs_shape[1:-1]
+    want, other = (time_first, batch_first) if time_major else (batch_first, time_first)
+    if shape != want:
+        layout = "[T, *B, I]" if time_major else "[*B, T, I]"
+        hint = f" Set time_major={not time_major} for the other order." if shape == other else ""
+        raise ValueError(
+            f"expected seq_lengths of shape {want}, one per sequence of inputs, whose shape {xs_shape} "
+            f"is read as {layout}, got {shape}.{hint}"
+        )
+
+
 def run_layers(
     params: Sequence[LSTMParams],
     xs: ArrayLike,
@@ -47,8 +60,8 @@ def run_layers(
         raise ValueError(f"expected inputs of shape {layout}, got shape {xs.shape}.")
     if dropout > 0.0 and key is None:
         raise ValueError(
-            f"dropout_rate={dropout} needs random numbers: pass rngs=nnx.Rngs(dropout=0) or a key, a new "
-            "one each step, or deterministic=True to evaluate."
+            f"dropout_rate={dropout} needs random numbers: pass rngs=key, a new key for each step, such as "
+            "jax.random.fold_in(key, step), or deterministic=True to evaluate."
         )
     if initial_carry is not None:
         is_sequence = isinstance(initial_carry, tuple | list) and not isinstance(
@@ -66,6 +79,8 @@ def run_layers(
                 f"expected resets of shape {xs.shape[:-1]}, that of the inputs without their "
                 f"features, got {resets.shape}."
             )
+    if seq_lengths is not None:
+        check_seq_lengths(jnp.shape(seq_lengths), xs.shape, time_major)
     if not time_major:
         xs = jnp.moveaxis(xs, -2, 0)
         resets = None if resets is None else jnp.moveaxis(resets, -1, 0)

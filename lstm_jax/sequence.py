@@ -101,6 +101,7 @@ def lstm(
     dtype = jnp.dtype(xs.dtype if dtype is None else dtype)
     check_floating("dtype", dtype)
     check_params(params, xs.shape[-1], spec.gates)
+    params = jax.tree.map(jnp.asarray, params)  # also from the arrays of other libraries, as xs is
     T, *batch = xs.shape[:-1]
     types = spec.state_types(params.w_h.shape[0], tuple(batch), dtype)
     if state is not None:
@@ -109,7 +110,7 @@ def lstm(
         check_state("reset_state", reset_state, types, shared=True)
     if lengths is not None:
         lengths = jnp.asarray(lengths)
-        check_lengths(lengths, tuple(batch))
+        check_lengths(lengths, xs.shape)
     if resets is not None:
         resets = jnp.asarray(resets)
         check_resets(resets, (T, *batch))

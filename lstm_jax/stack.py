@@ -136,14 +136,15 @@ def lstm_stack(
             )
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"expected dropout in [0, 1), got {dropout}.")
-    if dropout > 0.0 and key is None:
+    if dropout > 0.0 and not hasattr(key, "dtype"):
         raise ValueError(
-            f"dropout={dropout} needs a random key: pass key=jax.random.key(...), a new one each "
-            "step, or dropout=0.0 to evaluate."
+            f"dropout={dropout} needs a random key, got {type(key).__name__}: pass "
+            "key=jax.random.key(...), a new one for each step, or dropout=0.0 to evaluate."
         )
 
-    final_states: list[LSTMState] = []
     hs = jnp.asarray(xs)
+    _check_directions(params, hs, bidirectional)
+    final_states: list[LSTMState] = []
     for first in range(0, len(params), D):
         if first > 0 and key is not None and dropout > 0.0:
             hs = _dropout(jax.random.fold_in(key, first // D), hs, dropout)
@@ -170,6 +171,25 @@ def lstm_stack(
             outputs.append(out)
         hs = outputs[0] if D == 1 else jnp.concatenate(outputs, axis=-1)
     return tuple(final_states), hs
+
+
+def _check_directions(params: Sequence[LSTMParams], xs: jax.Array, bidirectional: bool) -> None:
+    """Raises if the layers fit together with the other value of ``bidirectional`` only."""
+    got = [getattr(getattr(p, "w_x", None), "shape", ())[:1] for p in params]
+    width = getattr(getattr(params[0], "w_h", None), "shape", ())[:1]
+    if len(params) % 2 or not width or xs.ndim == 0:
+        return
+
+    def expected(both: bool) -> list[tuple[int]]:
+        layers = len(params) // 2 if both else len(params)
+        return [(size,) for size in input_sizes(xs.shape[-1], width[0], layers, both)]
+
+    if got == expected(not bidirectional) != expected(bidirectional):
+        raise ValueError(
+            f"expected bidirectional={not bidirectional} for params whose layers read "
+            f"{[size for (size,) in got]} features, got bidirectional={bidirectional}; pass what init_stack "
+            "was given."
+        )
 
 
 def _dropout(key: jax.Array, hs: jax.Array, rate: float) -> jax.Array:

@@ -229,3 +229,13 @@ def test_errors():
         model(num_layers=0)
     with pytest.raises(ValueError, match="carry_init"):
         m.l0f.initialize_carry((2, 3), carry_init=initializers.zeros)
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_lengths_of_the_other_order_get_a_hint(time_major):
+    m = model(time_major=time_major)
+    xs = (
+        XS if time_major else XS.swapaxes(0, 1)
+    )  # [2, 7, 3] read as [T, B, I], [7, 2, 3] as [B, T, I]
+    with pytest.raises(ValueError, match=rf"seq_lengths.*\(7,\).*\(2,\).*{not time_major}"):
+        m(xs, seq_lengths=jnp.array([7, 4]))

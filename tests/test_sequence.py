@@ -282,6 +282,28 @@ def test_lengths_of_every_integer_type(dtype):
     np.testing.assert_array_equal((hs != 0).any(-1).sum(0), lengths)
 
 
+@pytest.mark.usefixtures("unannotated")
+def test_lengths_of_batch_first_inputs_get_a_hint():
+    with pytest.raises(ValueError, match=r"lengths.*\(5,\).*swapaxes"):
+        lstm(PARAMS, ONES, lengths=jnp.ones(5, int))
+
+
+class Foreign:
+    """An array of another library."""
+
+    def __init__(self, array):
+        self.array, self.shape = np.asarray(array), array.shape
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_arrays_of_other_libraries_are_converted():
+    params = jax.tree.map(Foreign, PARAMS)
+    assert_close(lstm(params, ONES), lstm(PARAMS, ONES), atol=0)
+
+
 def test_numpy_inputs():
     case = make_case(T=4, batch=(2,))
     keywords = {"lengths": np.array([4, 2]), "resets": np.zeros((4, 2), bool)}

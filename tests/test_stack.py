@@ -173,6 +173,12 @@ STATE = LSTMState(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
         ({"states": (STATE,)}, r"\bstates\b.*\b2\b.*LSTMState.*\b1\b"),
         ({"reset_states": (STATE,) * 3}, r"reset_states.*\b2\b.*LSTMState.*\b3\b"),
         ({"dropout": 0.5}, r"dropout.*0\.5.*\bkey\b"),
+        ({"dropout": 0.5, "key": 0}, r"dropout.*0\.5.*\bkey\b.*\bint\b"),
+        (
+            {"params": init_stack(jax.random.key(0), 2, 3, 1, bidirectional=True)},
+            r"bidirectional=True.*\[2, 2\].*bidirectional=False",
+        ),
+        ({"bidirectional": True}, r"bidirectional=False.*\[2, 3\].*bidirectional=True"),
         ({"dropout": 1.0, "key": jax.random.key(0)}, r"dropout.*\[0, 1\).*1\.0"),
         ({"dropout": -0.1}, r"dropout.*\[0, 1\).*-0\.1"),
     ],

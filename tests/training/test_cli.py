@@ -195,6 +195,17 @@ def test_mistakes_exit_with_2_and_one_message_and_write_nothing(args, name, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_without_the_trainers_packages_one_line_says_what_to_install():
+    script = "import sys; sys.modules['tyro'] = None; import runpy; runpy.run_path('train.py')"
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "tyro" in result.stderr
+    assert ".[train]" in result.stderr
+
+
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
     result = train("--train.setps=4", "--workdir", str(tmp_path / "run"))
     assert (result.returncode, result.stdout) == (2, "")
