@@ -38,6 +38,7 @@ class RNNSpec(LSTMSpec):
     """
 
     gates: ClassVar[int] = 1
+    elementwise: ClassVar[bool] = True
 
     def scale(self, hidden_size: int, dtype: DTypeLike) -> None:
         """One block, one tanh: nothing to scale."""

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
 from lstm_jax import initializers
-from lstm_jax.checks import check_carried, check_params, check_state, check_x
+from lstm_jax.checks import check_carried, check_params, check_spec, check_state, check_x
 from lstm_jax.initializers import Initializer, per_gate
 from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape, at_least_float32
 
@@ -61,6 +61,17 @@ class LSTMSpec:
     """
 
     gates: ClassVar[int] = 4
+    elementwise: ClassVar[bool] = True
+    """Whether ``pointwise`` computes each hidden unit from that unit alone, in any layout.
+
+    A subclass that overrides ``pointwise`` starts with False and may set True. Kernels that store units in
+    their own order, or in parts, serve only element-wise cells.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "pointwise" in vars(cls) and "elementwise" not in vars(cls):
+            cls.elementwise = False
 
     def scale(self, hidden_size: int, dtype: DTypeLike) -> jax.Array | None:
         """``[4H]``: what :meth:`pointwise` wants its pre-activations multiplied by; None is 1.
@@ -194,6 +205,7 @@ def lstm_cell(
     (7, 2, 5)
     """
     x = jnp.asarray(x)
+    check_spec(spec, LSTMSpec)
     check_x(x)
     check_params(params, x.shape[-1], spec.gates)
     check_state("state", state, spec.state_types(params.w_h.shape[0], x.shape[:-1], x.dtype))

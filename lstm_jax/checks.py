@@ -1,5 +1,6 @@
 """What a caller can get wrong, and how to mend it. All at trace time, from shapes and dtypes."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -35,6 +36,22 @@ def check_floating(name: str, dtype: Any) -> None:
         raise ValueError(
             f"expected {name} to be floating point, got {dtype}; embed ids or one-hot them "
             "(jax.nn.one_hot), cast other integers with .astype(float32)."
+        )
+
+
+def check_spec(spec: Any, base: Any) -> None:
+    """``spec`` is an instance of ``base`` whose fields tell it from any other."""
+    if not isinstance(spec, base):
+        hint = (
+            f"write {spec.__name__}()" if isinstance(spec, type) else f"such as {base.__name__}()"
+        )
+        raise ValueError(f"expected spec to be an {base.__name__}, got {spec!r}; {hint}.")
+    unknown = vars(spec).keys() - {field.name for field in dataclasses.fields(spec)}
+    if unknown:
+        raise ValueError(
+            f"expected spec to be a frozen dataclass, got {type(spec).__name__}, whose attributes "
+            f"{sorted(unknown)} are not fields; write @dataclass(frozen=True) above the class. Compiled "
+            "programs are reused for specs that are equal."
         )
 
 

@@ -27,8 +27,14 @@ def zero_carry(spec: LSTMSpec, hidden_size: int, batch: Shape, dtype: DTypeLike)
     return jax.tree.map(lambda type_: jnp.zeros(type_.shape, type_.dtype), types)
 
 
-def check_seq_lengths(shape: Shape, xs_shape: Shape, time_major: bool) -> None:
-    """``seq_lengths`` is ``[*B]``."""
+def check_seq_lengths(seq_lengths: jax.Array, xs_shape: Shape, time_major: bool) -> None:
+    """``seq_lengths`` is ``[*B]``, integers."""
+    shape = seq_lengths.shape
+    if not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"expected seq_lengths to be integers, got {seq_lengths.dtype}; for a mask that is True at valid "
+            f"steps pass mask.sum(axis={0 if time_major else -1})."
+        )
     batch_first, time_first = xs_shape[:-2], xs_shape[1:-1]
     want, other = (time_first, batch_first) if time_major else (batch_first, time_first)
     if shape != want:
@@ -80,7 +86,7 @@ def run_layers(
                 f"features, got {resets.shape}."
             )
     if seq_lengths is not None:
-        check_seq_lengths(jnp.shape(seq_lengths), xs.shape, time_major)
+        check_seq_lengths(jnp.asarray(seq_lengths), xs.shape, time_major)
     if not time_major:
         xs = jnp.moveaxis(xs, -2, 0)
         resets = None if resets is None else jnp.moveaxis(resets, -1, 0)

@@ -196,8 +196,10 @@ def _check(partition: Partition, spec: LSTMSpec, params: LSTMParams, xs: jax.Arr
                 f"expected {what}, {size}, to be a multiple of the {mesh.shape[axis]} devices along "
                 f"the mesh axis {axis!r}; fill it up, or take a smaller mesh."
             )
-    if partition.hidden is not None and type(spec).emit is not LSTMSpec.emit:
+    own_emit = type(spec).emit is not LSTMSpec.emit
+    if partition.hidden is not None and (own_emit or not spec.elementwise):
+        reason = "its own emit" if own_emit else "elementwise = False"
         raise ValueError(
-            f"expected a cell that can be split unit by unit, got {type(spec).__name__}, whose hidden "
-            "state is a product of its own; leave Partition.hidden out."
+            f"expected a cell whose units can be on different devices, got {type(spec).__name__} with "
+            f"{reason}; leave Partition.hidden out."
         )

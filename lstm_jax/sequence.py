@@ -19,6 +19,7 @@ from lstm_jax.checks import (
     check_memory,
     check_params,
     check_resets,
+    check_spec,
     check_state,
     check_xs,
 )
@@ -97,6 +98,7 @@ def lstm(
     True
     """
     xs = jnp.asarray(xs)
+    check_spec(spec, LSTMSpec)
     check_xs(xs)
     dtype = jnp.dtype(xs.dtype if dtype is None else dtype)
     check_floating("dtype", dtype)

@@ -74,6 +74,13 @@ def test_python_blocks_are_doctests(page):
     assert not blocks or page == ROOT / "README.md" or page.parent == ROOT / "docs"
 
 
+@page_of_each
+def test_no_placeholder_is_left(page):
+    assert not re.findall(
+        r"\b(?:MINUTES|T)_[A-Z0-9_]+\b|\bTODO\b", page.read_text(encoding="utf-8")
+    )
+
+
 def test_every_page_is_reached_from_the_index():
     index = prose(ROOT / "docs" / "index.md")
     linked = {link["target"] for link in LINK.finditer(index)}

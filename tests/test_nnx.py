@@ -239,3 +239,10 @@ def test_lengths_of_the_other_order_get_a_hint(time_major):
     )  # [2, 7, 3] read as [T, B, I], [7, 2, 3] as [B, T, I]
     with pytest.raises(ValueError, match=rf"seq_lengths.*\(7,\).*\(2,\).*{not time_major}"):
         m(xs, seq_lengths=jnp.array([7, 4]))
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+def test_a_mask_in_place_of_lengths_gets_a_hint(time_major):
+    axis = 0 if time_major else -1
+    with pytest.raises(ValueError, match=rf"seq_lengths.*bool.*axis={axis}"):
+        model(time_major=time_major)(XS, seq_lengths=jnp.ones((2, 7), bool))

@@ -45,6 +45,8 @@ def why_not(settings: Settings, operands: Operands, device_kind: str | None = No
     spec, own = type(settings.spec), LSTMSpec
     if (spec.project, spec.recur, spec.emit) != (own.project, own.recur, own.emit):
         return f"{spec.__name__} has products of its own"
+    if not spec.elementwise:
+        return f"{spec.__name__}.elementwise is False"
     if jax.tree.leaves(pointwise_weights(operands.params)):
         return f"the element-wise map of {spec.__name__} reads weights"
     C, h = operands.state

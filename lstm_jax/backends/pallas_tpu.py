@@ -78,6 +78,8 @@ def why_not(
     kind = type(spec)
     if kind.recur is not LSTMSpec.recur or kind.emit is not LSTMSpec.emit:
         return f"{kind.__name__} does not multiply h by w_h alone"
+    if not kind.elementwise:
+        return f"{kind.__name__}.elementwise is False"
     if operands.state.C is None or jax.tree.leaves(pointwise_weights(params)):
         return f"the element-wise map of {kind.__name__} has weights, or no cell state"
     if not all(isinstance(n, int) for n in xs.shape):
