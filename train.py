@@ -9,7 +9,11 @@ from pathlib import Path
 try:
     from lstm_jax.training.cli import main
 except ModuleNotFoundError as error:
-    print(f"error: {error.name} is not installed; run pip install -e '.[train]'", file=sys.stderr)
+    print(
+        f"error: {error.name} is not installed for {sys.executable}; run pip install -e '.[train]', "
+        "or use the Python of the environment where you did.",
+        file=sys.stderr,
+    )
     sys.exit(2)
 
 if __name__ == "__main__":

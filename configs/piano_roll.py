@@ -2,8 +2,8 @@
 
     python train.py configs/piano_roll.py --data.path JSB_Chorales.mat
 
-On JSB Chorales, 2 cores: 2 min 25 s; 8.42 nats per frame on the test pieces, with the parameters that were best
-on the validation pieces. (The LSTM of the TCN paper: 8.45.)
+On JSB Chorales, 2 cores: 2 min 25 s; 8.42 nats per frame on the test pieces, with the parameters that were
+best on the validation pieces. (The LSTM of the TCN paper: 8.45.)
 Summed over the keys, averaged over all predicted frames of the part together.
 """
 

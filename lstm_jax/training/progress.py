@@ -15,8 +15,8 @@ class Progress:
         self.bar = tqdm(total=steps, unit="step", disable=silent or not sys.stdout.isatty())
 
     def begin(self, done: int) -> None:
-        """Starts the bar after ``done`` steps."""
-        self.bar.initial = self.bar.n = done
+        """Starts the bar after ``done`` steps, which do not count for its rate."""
+        self.bar.initial = self.bar.n = self.bar.last_print_n = done
         self.bar.unpause()
 
     def say(self, line: str) -> None:

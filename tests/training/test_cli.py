@@ -187,6 +187,8 @@ def test_help_fits_80_columns_and_has_no_colours_in_a_pipe():
         (["--model.tied-embeddings"], "model.embedding_size"),
         (["--model.bidirectional"], "model.bidirectional"),
         (["nowhere.py"], "nowhere.py"),
+        (["generat", "run"], "generate"),
+        (["README.md"], "--data.path README.md"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_message_and_write_nothing(args, name, tmp_path, capsys):
@@ -244,6 +246,14 @@ def test_bad_data_exits_with_2_and_writes_nothing(tmp_path, capsys, content, tas
     assert exit_code(*flags) == 2
     assert name in one_message(capsys)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_text_in_place_of_a_config_is_not_run(tmp_path, capsys):
+    path = tmp_path / "my_text.txt"
+    path.write_text(f"open({str(tmp_path / 'trapped')!r}, 'w')")
+    assert exit_code(str(path)) == 2
+    assert f"--data.path {path}" in one_message(capsys)
+    assert not (tmp_path / "trapped").exists()
 
 
 def test_a_config_that_is_not_python_exits_with_2(tmp_path, capsys):
