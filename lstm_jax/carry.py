@@ -54,6 +54,34 @@ def vary_alike(tree: Tree) -> Tree:
     return vary_as(tree, tree)
 
 
+def mask_unread(
+    state: LSTMState,
+    reset_state: LSTMState,
+    begin: jax.Array | None,
+    hold: jax.Array | None,
+    reverse: bool,
+) -> tuple[LSTMState, LSTMState, jax.Array | None]:
+    """Zeros the rows of both states that no step reads.
+
+    Such a row may hold NaN or inf, which ``0 * NaN`` in the gradient of ``w_h`` would spread.
+
+    Returns:
+      The two states, and ``[*B]``, True for rows in which every step holds the state (None for no such row):
+      their final state is the initial one.
+    """
+    idle = None if hold is None else hold.all(axis=0)
+    zeros = jax.tree.map(jnp.zeros_like, state)
+    if begin is None:
+        return select(idle, zeros, state), reset_state, idle
+    unread = idle
+    if not reverse:  # in reverse, the first step that runs reads the state
+        first = jnp.arange(begin.shape[0]) == 0
+        resets_first = (begin & jnp.expand_dims(first, range(1, begin.ndim))).any(axis=0)
+        unread = resets_first if idle is None else resets_first | idle
+    read = begin if hold is None else begin & ~hold
+    return select(unread, zeros, state), select(read.any(axis=0), reset_state, zeros), idle
+
+
 def select(flag: jax.Array | None, if_true: Tree, if_false: Tree) -> Tree:
     """``where`` over a state: ``flag [*B]`` chooses rows of arrays ``[*B, H]``. None is False."""
     if flag is None:

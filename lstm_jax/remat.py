@@ -30,7 +30,7 @@ def in_chunks(run: Run, operands: Operands, every: int, reverse: bool) -> tuple[
         return jax.checkpoint(chunk, prevent_cse=False)(state, arrays)
 
     def loop(state: LSTMState) -> tuple[LSTMState, jax.Array]:
-        stacked = jax.tree.map(lambda a: a.reshape(-1, every, *a.shape[1:]), chunks)
+        stacked = jax.tree.map(lambda a: a.reshape(whole // every, every, *a.shape[1:]), chunks)
         state, hs = jax.lax.scan(body, state, stacked, reverse=reverse)
         return state, hs.reshape(whole, *hs.shape[2:])
 

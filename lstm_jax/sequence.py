@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from lstm_jax.backends import choose
 from lstm_jax.backends.problem import Operands, Settings
-from lstm_jax.carry import broadcast, select, vary_as, zero_state
+from lstm_jax.carry import broadcast, mask_unread, select, vary_as, zero_state
 from lstm_jax.cell import LSTMSpec, Precision, cast
 from lstm_jax.checks import (
     check_floating,
@@ -199,8 +199,10 @@ def _on_one_device(
             begin, last = boundaries[1:], boundaries[0]
 
     state = vary_as(state, params, xs, begin, hold, reset_state)
+    unroll = unroll if isinstance(xs.shape[0], int) else 1  # a symbolic length cannot be unrolled
     settings = Settings(spec, reverse, precision, unroll, residuals)
-    operands = Operands(spec.prepare(params), xs.astype(dtype), state, reset_state, begin, hold)
+    read, reset_read, idle = mask_unread(state, reset_state, begin, hold, reverse)
+    operands = Operands(spec.prepare(params), xs.astype(dtype), read, reset_read, begin, hold)
 
     def run(operands: Operands) -> tuple[LSTMState, Hs]:
         return choose(backend, settings, operands).unroll(settings, operands)
@@ -211,6 +213,7 @@ def _on_one_device(
         final_state, hs = in_chunks(run, operands, remat_every, reverse)
     chex.assert_trees_all_equal_shapes_and_dtypes(final_state, state)
     chex.assert_equal_shape_prefix((hs, xs), xs.ndim - 1)
+    final_state = select(idle, state, final_state)
     if resets is not None and reverse:
         final_state = select(last, reset_state, final_state)
     return final_state, hs

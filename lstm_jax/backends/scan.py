@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from lstm_jax.backends.problem import Operands, Settings
 from lstm_jax.carry import select
-from lstm_jax.cell import step
-from lstm_jax.notation import Hs, LSTMState
+from lstm_jax.cell import cast, step
+from lstm_jax.notation import Hs, LSTMState, at_least_float32
 
 
 def why_not(settings: Settings, operands: Operands) -> str | None:
@@ -18,12 +18,15 @@ def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
     spec, precision = settings.spec, settings.precision
     params, xs, state, reset_state, begin, hold = operands
+    # The loop adds up the gradient of what it closes over, in the dtype that this has.
+    wide = cast(params, at_least_float32(xs.dtype))
 
     def body(
         carried: LSTMState, inputs: tuple[jax.Array, jax.Array | None, jax.Array | None]
     ) -> tuple[LSTMState, jax.Array]:
         gx, begin, hold = inputs
-        state, h = step(spec, params, select(begin, reset_state, carried), gx, precision)
+        weights = cast(wide, xs.dtype)
+        state, h = step(spec, weights, select(begin, reset_state, carried), gx, precision)
         return select(hold, carried, state), select(hold, jnp.zeros_like(h), h)
 
     if settings.residuals == "recompute":
