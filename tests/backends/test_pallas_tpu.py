@@ -15,7 +15,7 @@ from lstm_jax.backends.problem import Operands, Settings
 from lstm_jax.baselines import RNNSpec, init_rnn
 from lstm_jax.carry import select
 from tests.backends.test_agreement import arguments, assert_relative, loss_and_outputs, want
-from tests.cases import make_case, nightly
+from tests.cases import ADDS_IN_BFLOAT16, make_case, nightly
 
 CHECKED = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 2e-2}
@@ -137,17 +137,9 @@ def interpreted():
     return backend
 
 
-# jaxlib 0.12 on CPU adds the products of bfloat16 numbers in bfloat16 where both operands are transposed.
-# The gradient of any ``xs @ w_x`` with xs ``[T, B, I]`` is such a product, also that of ``jnp.matmul``: it is
-# off by 2 to 3 %.
-adds_in_bfloat16 = pytest.mark.xfail(
-    jax.__version_info__ >= (0, 12), reason="d_w_x is XLA's product on CPU", strict=True
-)
-
-
 @pytest.mark.parametrize(
     ("dtype", "reverse"),
-    [(jnp.float32, False), pytest.param(jnp.bfloat16, True, marks=adds_in_bfloat16)],
+    [(jnp.float32, False), pytest.param(jnp.bfloat16, True, marks=ADDS_IN_BFLOAT16)],
 )
 def test_the_kernels_agree_with_float64(monkeypatch, dtype, reverse):
     monkeypatch.setitem(backends.BACKENDS, "interpreted", interpreted())
