@@ -23,8 +23,8 @@ ADDS_IN_BFLOAT16 = pytest.mark.xfail(
 )
 """jaxlib 0.12 on CPU adds the products of bfloat16 numbers in bfloat16 where both operands are transposed.
 
-The gradient of any ``xs @ w_x`` with xs ``[T, B, I]`` is such a product, also that of ``jnp.matmul``: it is off by
-2 to 4 %. The same product of flattened rows is off by 0.3 %.
+The gradient of any ``xs @ w_x`` with xs ``[T, B, I]`` is such a product, also that of ``jnp.matmul``: it is
+off by 2 to 4 %. The same product of flattened rows is off by 0.3 %.
 """
 BATCHES = [(), (1,), (3,), (2, 3), (2, 1, 2)]
 SHAPES = [
