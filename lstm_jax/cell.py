@@ -70,8 +70,14 @@ class LSTMSpec:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "pointwise" in vars(cls) and "elementwise" not in vars(cls):
-            cls.elementwise = False
+        for (
+            base
+        ) in cls.__mro__:  # the class that pointwise comes from, a mixin maybe, or one after it
+            if "elementwise" in vars(base):
+                return
+            if "pointwise" in vars(base):
+                cls.elementwise = False
+                return
 
     def scale(self, hidden_size: int, dtype: DTypeLike) -> jax.Array | None:
         """``[4H]``: what :meth:`pointwise` wants its pre-activations multiplied by; None is 1.

@@ -46,10 +46,11 @@ def check_spec(spec: Any, base: Any) -> None:
             f"write {spec.__name__}()" if isinstance(spec, type) else f"such as {base.__name__}()"
         )
         raise ValueError(f"expected spec to be an {base.__name__}, got {spec!r}; {hint}.")
+    kind = type(spec)
     unknown = vars(spec).keys() - {field.name for field in dataclasses.fields(spec)}
-    if unknown:
+    if unknown and not {"__dataclass_fields__", "__eq__"} & vars(kind).keys():
         raise ValueError(
-            f"expected spec to be a frozen dataclass, got {type(spec).__name__}, whose attributes "
+            f"expected spec to be a frozen dataclass, got {kind.__name__}, whose attributes "
             f"{sorted(unknown)} are not fields; write @dataclass(frozen=True) above the class. Compiled "
             "programs are reused for specs that are equal."
         )

@@ -176,8 +176,9 @@ def lstm_stack(
 def _check_directions(params: Sequence[LSTMParams], xs: jax.Array, bidirectional: bool) -> None:
     """Raises if the layers fit together with the other value of ``bidirectional`` only."""
     got = [getattr(getattr(p, "w_x", None), "shape", ())[:1] for p in params]
-    width = getattr(getattr(params[0], "w_h", None), "shape", ())[:1]
-    if len(params) % 2 or not width or xs.ndim == 0:
+    widths = {getattr(getattr(p, "w_h", None), "shape", ())[:1] for p in params}
+    width = widths.pop()
+    if len(params) % 2 or not width or widths or xs.ndim == 0:
         return
 
     def expected(both: bool) -> list[tuple[int]]:

@@ -1,7 +1,7 @@
 """Cells of one's own: which backends serve them, and what is refused."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,32 @@ class Clipped(LSTMSpec):
         return jnp.clip(C, -self.limit, self.limit), h
 
 
+class Centered:
+    """A mixin that mixes units."""
+
+    def pointwise(self, params, C, z):
+        C, h = LSTMSpec.pointwise(self, params, C, z)
+        return C, h - h.mean(-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Mixed(Centered, LSTMSpec):
+    pass
+
+
+@dataclass(frozen=True)
+class Derived(Clipped):
+    """Computes something from its fields, and keeps it."""
+
+    @cached_property
+    def half(self):
+        return self.limit / 2
+
+    def pointwise(self, params, C, z):
+        C, h = super().pointwise(params, C, z)
+        return C, h * self.half
+
+
 class NotADataclass(LSTMSpec):
     def __init__(self, limit):
         object.__setattr__(self, "limit", limit)
@@ -45,7 +71,7 @@ def loss(params, xs, spec, backend):
     return (hs**2).sum() + (state.C**2).sum()
 
 
-@pytest.mark.parametrize("spec", [Normalized(), Clipped(0.3)])
+@pytest.mark.parametrize("spec", [Normalized(), Clipped(0.3), Mixed(), Derived(0.3)])
 def test_auto_is_scan_for_a_cell_of_ones_own(spec):
     case = make_case(1, T=5, batch=(32,), I=4, H=6)
     args = case.params[0], jnp.asarray(case.xs)
@@ -54,6 +80,11 @@ def test_auto_is_scan_for_a_cell_of_ones_own(spec):
         for b in ("auto", "scan")
     )
     assert_relative(got, want, 1e-5)
+
+
+def test_who_overrides_pointwise_must_say_that_it_is_element_wise():
+    given = {spec: spec.elementwise for spec in (LSTMSpec, Clipped, Normalized, Mixed, Derived)}
+    assert given == {LSTMSpec: True, Clipped: True, Normalized: False, Mixed: False, Derived: False}
 
 
 def test_kernels_serve_element_wise_cells_only():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from lstm_jax import LSTMState, init_stack, lstm, lstm_stack
+from lstm_jax import LSTMState, init_lstm, init_stack, lstm, lstm_stack
 from tests import reference
 from tests.cases import SHAPES, assert_close, cases, make_case, pairwise
 
@@ -187,6 +187,14 @@ def test_errors_name_the_argument(change, names):
     keywords = {"params": init_stack(jax.random.key(0), 2, 3, 2), "xs": jnp.ones((5, 4, 2))}
     with pytest.raises(ValueError, match=names):
         lstm_stack(**keywords | change)
+
+
+def test_layers_of_different_widths():
+    """Not to be taken for two directions, though each pair reads as many features."""
+    sizes = [(4, 4), (4, 8), (8, 8), (8, 6)]
+    params = [init_lstm(jax.random.key(0), *size) for size in sizes]
+    _, hs = lstm_stack(params, jnp.ones((3, 2, 4)))
+    assert hs.shape == (3, 2, 6)
 
 
 def test_no_layers():

@@ -25,7 +25,7 @@ def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
         carried: LSTMState, inputs: tuple[jax.Array, jax.Array | None, jax.Array | None]
     ) -> tuple[LSTMState, jax.Array]:
         gx, begin, hold = inputs
-        weights = cast(wide, xs.dtype)
+        weights = jax.tree.map(lambda w, p: w.astype(p.dtype), wide, params)
         state, h = step(spec, weights, select(begin, reset_state, carried), gx, precision)
         return select(hold, carried, state), select(hold, jnp.zeros_like(h), h)
 

@@ -348,13 +348,12 @@ def read_config(path: Path) -> ConfigFile:
     Raises:
       ConfigError: if the file is missing, fails, or defines no ``config`` of the right type.
     """
+    if not path.is_file():
+        raise ConfigError(f"config file {path} not found; the commands are evaluate and generate.")
     if path.suffix != ".py":  # a text given by mistake must not be run as Python
         raise ConfigError(
-            f"expected a config file (.py) or a command (evaluate, generate), got {path}; to train on a "
-            f"file pass --data.path {path}."
+            f"expected a config file (.py), got {path}; to train on it pass --data.path {path}."
         )
-    if not path.is_file():
-        raise ConfigError(f"config file {path} not found.")
     try:
         names = runpy.run_path(str(path))
     except Exception as error:
