@@ -109,7 +109,7 @@ def inside(lowered):
 
 
 def programs(devices):
-    """By name: a function that compiles the program and returns its contents."""
+    """Maps the name of each program to a function that compiles it and returns its contents."""
     one, four = Mesh(devices[:1], ("data",)), Mesh(devices, ("data",))
     explicit = Mesh(devices, ("data",), axis_types=(AxisType.Explicit,))
     by_batch, fsdp = (REPLICATED, P(None, "data")), (SHARDED, P(None, "data"))

@@ -47,7 +47,7 @@ def train(*args):
 
 
 def exit_code(*args):
-    """That of ``python train.py ARGS``, run in this process."""
+    """Returns the exit code of ``python train.py ARGS``, run in this process."""
     try:
         return main(args, default_config=QUICKSTART)
     except SystemExit as ended:

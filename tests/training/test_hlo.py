@@ -1,4 +1,4 @@
-"""What a compiled program sends, read from its text. Programs for TPUs: ``tests/test_tpu_aot.py``."""
+"""Collectives, read from the text of compiled programs; for TPUs see ``tests/test_tpu_aot.py``."""
 
 import jax
 import jax.numpy as jnp
