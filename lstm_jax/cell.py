@@ -70,9 +70,8 @@ class LSTMSpec:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for (
-            base
-        ) in cls.__mro__:  # the class that pointwise comes from, a mixin maybe, or one after it
+        # Method resolution order: ``pointwise`` may come from a mixin.
+        for base in cls.__mro__:
             if "elementwise" in vars(base):
                 return
             if "pointwise" in vars(base):
