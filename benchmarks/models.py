@@ -46,7 +46,8 @@ def linen(problem: Problem, time_major: bool) -> Model:
     rnn = nn.RNN(cell, time_major=time_major)
 
     def convert(params: LSTMParams) -> Any:
-        packed = zip(*(jnp.split(p, 4, axis=-1) for p in params), strict=True)
+        fields = (params.w_x, params.w_h, params.bias)
+        packed = zip(*(jnp.split(p, 4, axis=-1) for p in fields), strict=True)
         gates = {}
         for gate, (w_x, w_h, bias) in zip("ifgo", packed, strict=True):
             gates |= {f"i{gate}": {"kernel": w_x}, f"h{gate}": {"kernel": w_h, "bias": bias}}

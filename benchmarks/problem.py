@@ -63,7 +63,7 @@ def arrays(problem: Problem) -> Arrays:
     rng = np.random.default_rng(0)
     params = init_lstm(jax.random.key(0), I, H)
     # No gate may have the weights or the bias of another: a wrong order must show.
-    params = params._replace(bias=params.bias + 0.5 * rng.standard_normal(4 * H, np.float32))
+    params = params.replace(bias=params.bias + 0.5 * rng.standard_normal(4 * H, np.float32))
     params = jax.tree.map(lambda p: p.astype(problem.dtype), params)
     xs = jnp.asarray(rng.standard_normal((T, B, I), np.float32), problem.dtype)
     return Arrays(params, xs, jnp.asarray(rng.standard_normal((T, B, H), np.float32)))

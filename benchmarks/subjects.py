@@ -122,7 +122,7 @@ def gradient_of_ours(
 ) -> dict[str, np.ndarray]:
     """The gradient in our layout, by the transpose of the conversion of the weights."""
     (d_params,) = jax.vjp(convert, params)[1](d_weights)
-    return {name: wide(d) for name, d in (d_params._asdict() | {"xs": dxs}).items()}
+    return {name: wide(d) for name, d in (vars(d_params) | {"xs": dxs}).items()}
 
 
 def wide(array: jax.Array) -> np.ndarray:

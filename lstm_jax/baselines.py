@@ -16,48 +16,46 @@ It runs wherever the LSTM runs: same functions, same arguments, ``spec=RNNSpec()
 ((7, 2, 5), True)
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Float
 
 from lstm_jax import initializers
-from lstm_jax.cell import LSTMSpec, init_lstm
+from lstm_jax.cell import Activation, LSTMSpec, init_lstm, tanh
+from lstm_jax.initializers import Initializer
 from lstm_jax.notation import LSTMParams, LSTMState, Shape
 
 
 @dataclass(frozen=True)
 class RNNSpec(LSTMSpec):
-    """The tanh RNN in the LSTM's four functions: one packed block in place of four gates.
+    """The tanh RNN in the LSTM's functions: one packed block in place of four gates.
 
     Its parameters are ``w_x [I, H]``, ``w_h [H, H]``, ``bias [H]``; its state has no C (None).
     """
 
     gates: ClassVar[int] = 1
-    elementwise: ClassVar[bool] = True
+    activations: ClassVar[Sequence[Activation]] = (tanh,)
 
-    def scale(self, hidden_size: int, dtype: DTypeLike) -> None:
-        """One block, one tanh: nothing to scale."""
-
-    def pointwise(
-        self, params: LSTMParams, C: Any, z: Float[jax.Array, "*B GH"]
+    def combine(  # type: ignore[override]
+        self, params: LSTMParams, C: Any, h: jax.Array
     ) -> tuple[Any, jax.Array]:
-        """``h_t = tanh(z)``."""
-        return None, jnp.tanh(z)
+        """``h_t = tanh(z)``, and no C."""
+        return None, h
 
     def state_types(self, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
         """Of h alone."""
         return super().state_types(hidden_size, batch, dtype)._replace(C=None)  # type: ignore[arg-type]
 
-    def initial_bias(
-        self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-    ) -> jax.Array:
-        """Zeros: there is no gate to hold open."""
-        return initializers.zeros(key, shape, dtype)
+    def parameters(
+        self, input_size: int, hidden_size: int
+    ) -> Mapping[str, tuple[Shape, Initializer]]:
+        """One block, and a bias of zeros: there is no gate to hold open."""
+        zeros = {"bias": ((hidden_size,), initializers.zeros)}
+        return {**super().parameters(input_size, hidden_size), **zeros}
 
 
 init_rnn = partial(init_lstm, spec=RNNSpec())

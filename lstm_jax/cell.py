@@ -13,6 +13,7 @@ Sources: Hochreiter & Schmidhuber (1997), Long short-term memory; the forget gat
 Gers, Schmidhuber & Cummins (2000), Learning to forget.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,19 +23,29 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
 from lstm_jax import initializers
-from lstm_jax.checks import check_carried, check_params, check_spec, check_state, check_x
+from lstm_jax.checks import (
+    check_carried,
+    check_params,
+    check_registered,
+    check_spec,
+    check_state,
+    check_x,
+)
 from lstm_jax.initializers import Initializer, per_gate
 from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape, at_least_float32
 
 Precision = jax.lax.PrecisionLike
+Activation = Callable[[jax.Array], jax.Array]
+
+sigmoid = jax.nn.sigmoid
 
 
 @jax.custom_jvp
 def tanh(z: jax.Array) -> jax.Array:
     """The hyperbolic tangent, with ``1 - y²`` for its derivative in place of JAX's ``(1 + y)(1 - y)``.
 
-    One operation less on every gate, which the backward kernel waits for; and no less exact, for y
-    itself is rounded, and that alone moves either form by as much.
+    This saves one operation per gate, which the backward kernel waits for. It is as exact, because the
+    rounding of y alone moves either form by as much.
     """
     return jnp.tanh(z)
 
@@ -48,19 +59,28 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 @dataclass(frozen=True)
 class LSTMSpec:
-    """What is static about a cell, and its step as four small pure functions.
+    """The static options of a cell, and its step as pure functions.
 
-    The split lets one backward rule and one kernel serve every variant of the cell: only
-    :meth:`recur` multiplies inside the time loop, only :meth:`pointwise` is non-linear.
+    Only :meth:`recur` multiplies matrices inside the time loop and only :meth:`pointwise` is non-linear, so
+    that one custom derivative and one kernel serve every variant of the cell. One step by hand:
 
     >>> import jax
     >>> spec, params = LSTMSpec(), init_lstm(jax.random.key(0), 3, 5)
-    >>> gx = spec.project(params, jax.numpy.ones((7, 2, 3)))     # all seven steps at once
-    >>> gx.shape
-    (7, 2, 20)
+    >>> xs, C, h = jax.numpy.ones((7, 2, 3)), jax.numpy.zeros((2, 5)), jax.numpy.zeros((2, 5))
+    >>> gx = spec.project(params, xs)                            # all seven steps at once
+    >>> C, h = spec.pointwise(params, C, gx[0] + spec.recur(params, h))
+    >>> gx.shape, h.shape
+    ((7, 2, 20), (2, 5))
+
+    A variant overrides ``activations`` and :meth:`combine`, or :meth:`pointwise`.
     """
 
+    Params: ClassVar[type[LSTMParams]] = LSTMParams
+    """The class of the parameters: ``LSTMParams``, or a registered dataclass that adds fields to it."""
     gates: ClassVar[int] = 4
+    """The number of gates, which are blocks ``[H]`` of z."""
+    activations: ClassVar[Sequence[Activation]] = (sigmoid, sigmoid, tanh, sigmoid)
+    """The activation of each gate: i, f, g, o."""
     elementwise: ClassVar[bool] = True
     """Whether ``pointwise`` computes each hidden unit from that unit alone, in any layout.
 
@@ -78,24 +98,21 @@ class LSTMSpec:
                 cls.elementwise = False
                 return
 
-    def scale(self, hidden_size: int, dtype: DTypeLike) -> jax.Array | None:
-        """``[4H]``: what :meth:`pointwise` wants its pre-activations multiplied by; None is 1.
+    def parameters(
+        self, input_size: int, hidden_size: int
+    ) -> Mapping[str, tuple[Shape, Initializer]]:
+        """The shape and the default initializer of each field of :attr:`Params`.
 
-        ``σ(z) = ½ + ½ tanh(z/2)``: with i, f and o halved, one tanh over the packed block serves
-        all gates. Halving is exact, and done to the weights it costs nothing in the time loop.
+        A field whose default is None, such as the bias, may be None. The fields after ``bias`` are the
+        cell's own weights: ``pointwise`` reads them, in C's dtype. With H as last axis they run on every
+        backend for element-wise cells except ``pallas_tpu``, otherwise on ``scan`` and ``fused``.
         """
-        halved = jnp.full((hidden_size,), 0.5, dtype)
-        return jnp.concatenate([halved, halved, jnp.ones_like(halved), halved])
-
-    def prepare(self, params: LSTMParams) -> LSTMParams:
-        """The weights as the other functions want them, :meth:`scale` multiplied in, once."""
-        scale = self.scale(params.w_h.shape[0], params.w_h.dtype)
-        if scale is None:
-            return params
-        bias = None if params.bias is None else params.bias * scale
-        return params._replace(
-            w_x=params.w_x * scale[None], w_h=params.w_h * scale[None], bias=bias
-        )
+        packed = self.gates * hidden_size
+        return {
+            "w_x": ((input_size, packed), per_gate(initializers.glorot, self.gates)),
+            "w_h": ((hidden_size, packed), per_gate(initializers.orthogonal, self.gates)),
+            "bias": ((packed,), initializers.forget_bias(1.0)),
+        }
 
     def project(
         self, params: LSTMParams, xs: Float[jax.Array, "*TB I"], precision: Precision = None
@@ -118,20 +135,35 @@ class LSTMSpec:
     def pointwise(
         self, params: LSTMParams, C: Any, z: Float[jax.Array, "*B GH"]
     ) -> tuple[Any, jax.Array]:
-        """The equations, element by element in z's dtype: ``(C_{t-1}, z_t) -> (C_t, h_t)``.
+        """The equations, element by element: ``(C_{t-1}, z_t) -> (C_t, h_t)``.
 
-        ``z = gx + r``, each gate's ``W [h, x] + b``, comes scaled, see :meth:`scale`.
+        ``z`` holds ``W [h, x] + b`` of each gate. For a cell with other ``activations`` or another
+        ``combine``, it applies these.
         """
-        y_i, y_f, g, y_o = jnp.split(tanh(z), 4, axis=-1)  # g is C̃
-        f = 0.5 + 0.5 * y_f  # σ(z) = ½ + ½ tanh(z/2)
-        i = 0.5 + 0.5 * y_i
+        if self.activations != LSTMSpec.activations or type(self).combine is not LSTMSpec.combine:
+            return self.combine(params, C, *activate(self.activations, z))
+        z_i, z_f, z_g, z_o = jnp.split(z, 4, axis=-1)
+        f = sigmoid(z_f)
+        i = sigmoid(z_i)
+        g = tanh(z_g)  # C̃
         C = f * C + i * g
-        o = 0.5 + 0.5 * y_o
+        o = sigmoid(z_o)
+        h = o * tanh(C)
+        return C, h
+
+    def combine(
+        self, params: LSTMParams, C: Any, i: jax.Array, f: jax.Array, g: jax.Array, o: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        """The equations of C and h, from the values of the gates, element by element.
+
+        Backends that evaluate all ``activations`` at once call it in place of ``pointwise``.
+        """
+        C = f * C + i * g
         h = o * tanh(C)
         return C, h
 
     def emit(self, params: LSTMParams, m: jax.Array, precision: Precision = None) -> jax.Array:
-        """Linear: what leaves the cell as h. Here, all of it."""
+        """Linear: the hidden state, from the ``m`` that ``pointwise`` returns. By default m itself."""
         return m
 
     def state_types(self, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
@@ -141,18 +173,15 @@ class LSTMSpec:
         h = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
         return LSTMState(C, h)  # type: ignore[arg-type]
 
-    def initial_bias(
-        self, key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-    ) -> jax.Array:
-        """The default initializer of the bias: forget bias 1."""
-        return initializers.forget_bias(1.0)(key, shape, dtype)
+    def hidden_size(self, params: LSTMParams) -> int:
+        """H, of these parameters."""
+        return params.w_h.shape[-1] // self.gates
 
 
-def step(
-    spec: LSTMSpec, params: LSTMParams, state: LSTMState, gx: Projected, precision: Precision = None
-) -> tuple[LSTMState, jax.Array]:
-    """One step from projected inputs and prepared weights, the functions in a row: ``(state, h)``."""
-    return finish(spec, params, state, add(gx, spec.recur(params, state.h, precision)), precision)
+def activate(activations: Sequence[Activation], z: jax.Array) -> list[jax.Array]:
+    """The gates' values from their packed pre-activations."""
+    blocks = jnp.split(z, len(activations), axis=-1)
+    return [activation(block) for activation, block in zip(activations, blocks, strict=True)]
 
 
 def add(gx: Projected, r: Recurrent) -> Recurrent:
@@ -164,7 +193,7 @@ def add(gx: Projected, r: Recurrent) -> Recurrent:
 def finish(
     spec: LSTMSpec, params: LSTMParams, state: LSTMState, z: Recurrent, precision: Precision = None
 ) -> tuple[LSTMState, jax.Array]:
-    """The rest of a step, from its pre-activations on."""
+    """The rest of a step, after the pre-activations: the new state, and h once more."""
     C, m = spec.pointwise(params, state.C, z if state.C is None else z.astype(state.C.dtype))
     h = spec.emit(params, m.astype(state.h.dtype), precision)
     return LSTMState(C, h), h
@@ -178,23 +207,23 @@ def lstm_cell(
     *,
     precision: Precision = None,
 ) -> tuple[LSTMState, Float[jax.Array, "*B H"]]:
-    """One step of the LSTM, a pure function that :func:`jax.lax.scan` takes as it is.
+    """Computes one step of the LSTM: a pure function that :func:`jax.lax.scan` takes as it is.
 
-    The state decides the dtype: x and the weights are cast to that of ``state.h``, the cell
-    state keeps its own (at least float32), so that what goes out has the type of what came in.
+    The state decides the dtype: x and the weights are cast to that of ``state.h``, and the cell
+    state keeps its own (at least float32), so that the new state has the type of the given one.
 
     Args:
-      params: the weights of the cell.
+      params: The weights of the cell.
       state: ``C`` and ``h``, each ``[*B, H]``.
-      x: the input of this step, ``[*B, I]``.
-      spec: which cell.
-      precision: of the matrix products, as in :func:`jax.numpy.dot`.
+      x: The input of this step, ``[*B, I]``.
+      spec: The kind of cell.
+      precision: Precision of the matrix products, as in :func:`jax.numpy.dot`.
 
     Returns:
       The new state, and h once more as the step's output.
 
     Raises:
-      ValueError: if shapes or dtypes do not fit; the message says which and how to mend it.
+      ValueError: If shapes or dtypes do not fit. The message says which ones, and how to fix it.
 
     Source: the equations at the top of this module.
 
@@ -212,17 +241,14 @@ def lstm_cell(
     x = jnp.asarray(x)
     check_spec(spec, LSTMSpec)
     check_x(x)
-    check_params(params, x.shape[-1], spec.gates)
-    check_state("state", state, spec.state_types(params.w_h.shape[0], x.shape[:-1], x.dtype))
+    check_params(spec, params, x.shape[-1])
+    check_state("state", state, spec.state_types(spec.hidden_size(params), x.shape[:-1], x.dtype))
     state = jax.tree.map(jnp.asarray, state)
     check_carried(state.C)
     dtype = state.h.dtype
-    params = cast(params, dtype)
+    params = cast(params, dtype, None if state.C is None else state.C.dtype)
     gx = spec.project(params, x.astype(dtype), precision)
     z = add(gx, spec.recur(params, state.h, precision))
-    scale = spec.scale(state.h.shape[-1], z.dtype)
-    if scale is not None:
-        z = z * jnp.broadcast_to(scale, z.shape)  # cheaper than to scale the weights for one step
     return finish(spec, params, state, z, precision)
 
 
@@ -232,40 +258,46 @@ def init_lstm(
     hidden_size: int,
     *,
     spec: LSTMSpec = LSTMSpec(),
-    kernel_init: Initializer = initializers.glorot,
-    recurrent_kernel_init: Initializer = initializers.orthogonal,
+    kernel_init: Initializer | None = None,
+    recurrent_kernel_init: Initializer | None = None,
     bias_init: Initializer | None = None,
     use_bias: bool = True,
     param_dtype: DTypeLike = jnp.float32,
-) -> LSTMParams:
+) -> Any:
     """Draws the weights of one layer.
 
     Args:
-      key: a PRNG key.
+      key: A PRNG key.
       input_size: I.
       hidden_size: H.
-      spec: which cell.
-      kernel_init: of each gate's input weights ``[I, H]``; Glorot.
-      recurrent_kernel_init: of each gate's recurrent weights ``[H, H]``; orthogonal.
-      bias_init: of the packed bias ``[4H]``; None is forget bias 1. Others:
-        :func:`~lstm_jax.initializers.forget_bias`, :func:`~lstm_jax.initializers.chrono`,
+      spec: The kind of cell.
+      kernel_init: Initializer of each gate's input weights ``[I, H]``. None is the cell's: Glorot.
+      recurrent_kernel_init: Initializer of each gate's recurrent weights ``[H, H]``. None is the
+        cell's: orthogonal.
+      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1. Others are
+        :func:`~lstm_jax.initializers.forget_bias`, :func:`~lstm_jax.initializers.chrono` and
         :data:`~lstm_jax.initializers.zeros`.
       use_bias: False leaves the bias out (None).
-      param_dtype: of the weights.
+      param_dtype: Dtype of the weights.
+
+    Returns:
+      An instance of ``spec.Params``: :class:`LSTMParams`, or the class of a cell with more weights.
 
     >>> import jax
     >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
     >>> params.w_x.shape, params.w_h.shape, params.bias.shape
     ((3, 20), (5, 20), (20,))
     """
+    check_spec(spec, LSTMSpec)
+    check_registered(spec.Params)
     fields = param_initializers(
         input_size, hidden_size, spec, kernel_init, recurrent_kernel_init, bias_init, use_bias
     )
     keys = jax.random.split(key, len(fields))
-    return LSTMParams(
+    return spec.Params(
         **{
             name: init(k, shape, param_dtype)
-            for k, (name, (init, shape)) in zip(keys, fields.items(), strict=True)
+            for k, (name, (shape, init)) in zip(keys, fields.items(), strict=True)
         }
     )
 
@@ -274,22 +306,38 @@ def param_initializers(
     input_size: int,
     hidden_size: int,
     spec: LSTMSpec,
-    kernel_init: Initializer,
-    recurrent_kernel_init: Initializer,
+    kernel_init: Initializer | None,
+    recurrent_kernel_init: Initializer | None,
     bias_init: Initializer | None,
     use_bias: bool,
-) -> dict[str, tuple[Initializer, tuple[int, ...]]]:
-    """The initializer and shape of each field of :class:`LSTMParams` that ``spec`` needs."""
-    packed = spec.gates * hidden_size
-    fields: dict[str, tuple[Initializer, tuple[int, ...]]] = {
-        "w_x": (per_gate(kernel_init, spec.gates), (input_size, packed)),
-        "w_h": (per_gate(recurrent_kernel_init, spec.gates), (hidden_size, packed)),
+) -> dict[str, tuple[Shape, Initializer]]:
+    """Returns :meth:`LSTMSpec.parameters` with the given initializers in place of the cell's."""
+    fields = dict(spec.parameters(input_size, hidden_size))
+    given = {
+        "w_x": kernel_init and per_gate(kernel_init, spec.gates),
+        "w_h": recurrent_kernel_init and per_gate(recurrent_kernel_init, spec.gates),
+        "bias": bias_init,
     }
-    if use_bias:
-        fields["bias"] = (bias_init or spec.initial_bias, (packed,))
+    for name, init in given.items():
+        if init is not None:
+            fields[name] = (fields[name][0], init)
+    if not use_bias:
+        del fields["bias"]
     return fields
 
 
-def cast(params: LSTMParams, dtype: DTypeLike) -> LSTMParams:
-    """The parameters in the compute dtype."""
-    return jax.tree.map(lambda p: jnp.asarray(p, dtype), params)
+def own_weights(params: LSTMParams) -> LSTMParams:
+    """The weights that ``pointwise`` reads, with None for those of the matrix products."""
+    return params.replace(w_x=None, w_h=None, bias=None)
+
+
+def cast(params: LSTMParams, dtype: DTypeLike, wide: DTypeLike | None = None) -> LSTMParams:
+    """Casts the weights of the products to the compute dtype, a cell's own to that of C.
+
+    The gradient of the cell's own weights is a sum over all steps, too.
+    """
+    wide = at_least_float32(dtype) if wide is None else wide
+    own = jax.tree.map(lambda p: jnp.asarray(p, wide), own_weights(params))
+    products = params.w_x, params.w_h, params.bias
+    w_x, w_h, bias = jax.tree.map(lambda p: jnp.asarray(p, dtype), products)
+    return own.replace(w_x=w_x, w_h=w_h, bias=bias)

@@ -1,4 +1,4 @@
-"""What a caller can get wrong, and how to mend it. All at trace time, from shapes and dtypes."""
+"""Checks of arguments at trace time, from shapes and dtypes. Errors say how to fix the call."""
 
 import dataclasses
 from typing import Any
@@ -56,36 +56,61 @@ def check_spec(spec: Any, base: Any) -> None:
         )
 
 
-def check_params(params: LSTMParams, input_size: int, gates: int) -> None:
-    """The weights fit each other and the input."""
-    if not isinstance(params, LSTMParams):
+def check_params(spec: Any, params: LSTMParams, input_size: int) -> None:
+    """The weights are those of the cell, and fit each other and the input."""
+    kind, gates = spec.Params, spec.gates
+    if not isinstance(params, kind):
         raise ValueError(
-            f"expected LSTMParams(w_x, w_h, bias), got {type(params).__name__}; for a dict of "
-            "the same names write LSTMParams(**params), for several layers call lstm_stack."
+            f"expected {kind.__name__}({', '.join(_fields(kind))}), got {type(params).__name__}; for a dict "
+            f"of the same names write {kind.__name__}(**params), for several layers call lstm_stack."
         )
+    check_registered(type(params))
     if not hasattr(params.w_h, "shape") or not hasattr(params.w_x, "shape"):
         raise ValueError(
-            f"expected arrays in LSTMParams, got {type(params.w_x).__name__} for w_x and "
+            f"expected arrays in {kind.__name__}, got {type(params.w_x).__name__} for w_x and "
             f"{type(params.w_h).__name__} for w_h; convert with jnp.asarray."
         )
-    packed = gates * params.w_h.shape[0] if params.w_h.shape else 0
-    if params.w_h.shape != (packed // gates, packed) or not packed:
+    packed = params.w_h.shape[-1] if len(params.w_h.shape) == 2 else 0
+    fields = spec.parameters(input_size, packed // gates)
+    if not packed or packed % gates or params.w_h.shape != fields["w_h"][0]:
         want = f"[H, {gates}H]" if gates > 1 else "[H, H]"
         raise ValueError(
             f"expected w_h of shape {want}, the cell's {gates} gate blocks side by side, got "
             f"{params.w_h.shape}; if it is transposed pass w_h.T, and check the spec."
         )
-    if params.w_x.shape != (input_size, packed):
+    if params.w_x.shape != fields["w_x"][0]:
         raise ValueError(
-            f"expected w_x of shape {(input_size, packed)} for an input of size {input_size} "
+            f"expected w_x of shape {fields['w_x'][0]} for an input of size {input_size} "
             f"and w_h of shape {params.w_h.shape}, got {params.w_x.shape}; check the last axis "
             "of the input, and that both weights belong to one layer."
         )
-    if params.bias is not None and params.bias.shape != (packed,):
-        raise ValueError(
-            f"expected bias of shape {(packed,)}, got {params.bias.shape}; PyTorch's two biases "
-            "are added: bias_ih + bias_hh."
-        )
+    may_be_none = [f.name for f in dataclasses.fields(kind) if f.default is None]
+    for name, (shape, _) in fields.items():
+        value = getattr(params, name)
+        if value is None and name in may_be_none:
+            continue
+        got = getattr(value, "shape", type(value).__name__)
+        if got != tuple(shape):
+            hint = (
+                "PyTorch's two biases are added: bias_ih + bias_hh"
+                if name == "bias"
+                else f"it is what {type(spec).__name__}.parameters says"
+            )
+            raise ValueError(f"expected {name} of shape {tuple(shape)}, got {got}; {hint}.")
+
+
+def check_registered(kind: type) -> None:
+    """``kind``, a subclass of ``LSTMParams``, is a pytree of its fields."""
+    if not jax.tree_util.all_leaves([kind(**dict.fromkeys(_fields(kind), 0))]):
+        return
+    raise ValueError(
+        f"expected {kind.__name__} to be a pytree, got a dataclass that is not registered; write "
+        "@jax.tree_util.register_dataclass above @dataclass(frozen=True)."
+    )
+
+
+def _fields(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def check_state(name: str, state: LSTMState, types: LSTMState, *, shared: bool = False) -> None:

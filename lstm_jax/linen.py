@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
-from lstm_jax import initializers
 from lstm_jax.cell import LSTMSpec, Precision, lstm_cell, param_initializers
+from lstm_jax.checks import check_registered
 from lstm_jax.initializers import Initializer
 from lstm_jax.modules import layer_names, run_layers, zero_carry
 from lstm_jax.notation import LSTMParams, LSTMState
@@ -21,21 +21,21 @@ from lstm_jax.stack import input_sizes
 
 
 class LSTMWeights(nn.Module):
-    """The parameters of one layer and direction, one Flax param a field of ``LSTMParams``.
+    """The parameters of one layer and direction: one Flax parameter per field of ``spec.Params``.
 
     Attributes:
       features: H.
-      kernel_init: of each gate's input weights; Glorot.
-      recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
-      bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+      kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
+      recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
+      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
       use_bias: False leaves the bias out.
       param_dtype: of the parameters.
       spec: which cell.
     """
 
     features: int
-    kernel_init: Initializer = initializers.glorot
-    recurrent_kernel_init: Initializer = initializers.orthogonal
+    kernel_init: Initializer | None = None
+    recurrent_kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
     use_bias: bool = True
     param_dtype: DTypeLike = jnp.float32
@@ -53,10 +53,11 @@ class LSTMWeights(nn.Module):
             self.bias_init,
             self.use_bias,
         )
-        return LSTMParams(
+        check_registered(self.spec.Params)
+        return self.spec.Params(
             **{
                 name: self.param(name, init, shape, self.param_dtype)
-                for name, (init, shape) in fields.items()
+                for name, (shape, init) in fields.items()
             }
         )
 
@@ -64,14 +65,14 @@ class LSTMWeights(nn.Module):
 class LSTMCell(nn.RNNCellBase):
     """One step of the LSTM as a Linen module: ``(carry, x) -> (carry, h)``.
 
-    Its parameters are the fields of :class:`lstm_jax.LSTMParams`, so that
-    ``LSTMParams(**variables["params"])`` takes them to the core functions.
+    Its parameters are the fields of ``spec.Params``, so that ``LSTMParams(**variables["params"])``, or the
+    class of a cell with more weights, takes them to the core functions.
 
     Attributes:
       features: H.
-      kernel_init: of each gate's input weights; Glorot.
-      recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
-      bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+      kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
+      recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
+      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
       use_bias: False leaves the bias out.
       dtype: the compute dtype of a carry made here; None is ``param_dtype``.
       param_dtype: of the parameters.
@@ -88,8 +89,8 @@ class LSTMCell(nn.RNNCellBase):
     """
 
     features: int
-    kernel_init: Initializer = initializers.glorot
-    recurrent_kernel_init: Initializer = initializers.orthogonal
+    kernel_init: Initializer | None = None
+    recurrent_kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
     use_bias: bool = True
     dtype: DTypeLike | None = None
@@ -138,9 +139,9 @@ class LSTM(nn.Module):
       num_layers: L.
       bidirectional: two directions a layer, concatenated.
       dropout_rate: between layers, not after the last; needs the RNG stream "dropout".
-      kernel_init: of each gate's input weights; Glorot.
-      recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
-      bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+      kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
+      recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
+      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
       use_bias: False leaves the bias out.
       dtype: the compute dtype; None is that of the inputs.
       param_dtype: of the parameters.
@@ -167,8 +168,8 @@ class LSTM(nn.Module):
     num_layers: int = 1
     bidirectional: bool = False
     dropout_rate: float = 0.0
-    kernel_init: Initializer = initializers.glorot
-    recurrent_kernel_init: Initializer = initializers.orthogonal
+    kernel_init: Initializer | None = None
+    recurrent_kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
     use_bias: bool = True
     dtype: DTypeLike | None = None
@@ -255,7 +256,7 @@ class LSTM(nn.Module):
     def stack_params(self, params: Any) -> tuple[LSTMParams, ...]:
         """``variables["params"]`` as :func:`lstm_jax.lstm_stack` takes them."""
         names = layer_names(self.num_layers, self.bidirectional)
-        return tuple(LSTMParams(**params[name]) for name in names)
+        return tuple(self.spec.Params(**params[name]) for name in names)
 
     @nn.nowrap
     def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> tuple[LSTMState, ...]:

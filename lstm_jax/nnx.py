@@ -6,6 +6,7 @@ step and drops into ``flax.nnx.RNN`` and ``flax.nnx.Bidirectional``. Neither sto
 argument or closed over.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from lstm_jax import initializers
 from lstm_jax.cell import LSTMSpec, Precision, init_lstm, lstm_cell
 from lstm_jax.initializers import Initializer
 from lstm_jax.modules import layer_names, run_layers, zero_carry
@@ -25,8 +25,8 @@ from lstm_jax.stack import input_sizes
 class LSTMCell(nnx.RNNCellBase):
     """One step of the LSTM as an NNX module: ``cell(carry, x) -> (carry, h)``.
 
-    Its parameters are the fields of :class:`lstm_jax.LSTMParams`: ``w_x [I, 4H]``,
-    ``w_h [H, 4H]``, ``bias [4H]``.
+    Its parameters are the fields of ``spec.Params``: those of :class:`lstm_jax.LSTMParams`, ``w_x [I, 4H]``,
+    ``w_h [H, 4H]`` and ``bias [4H]``, and the cell's own weights if it has any.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -41,8 +41,8 @@ class LSTMCell(nnx.RNNCellBase):
         in_features: int,
         hidden_features: int,
         *,
-        kernel_init: Initializer = initializers.glorot,
-        recurrent_kernel_init: Initializer = initializers.orthogonal,
+        kernel_init: Initializer | None = None,
+        recurrent_kernel_init: Initializer | None = None,
         bias_init: Initializer | None = None,
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
@@ -56,9 +56,9 @@ class LSTMCell(nnx.RNNCellBase):
         Args:
           in_features: I.
           hidden_features: H.
-          kernel_init: of each gate's input weights; Glorot.
-          recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
-          bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+          kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
+          recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
+          bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
           use_bias: False leaves the bias out.
           dtype: the compute dtype of a carry made here; None is ``param_dtype``.
           param_dtype: of the parameters.
@@ -83,15 +83,15 @@ class LSTMCell(nnx.RNNCellBase):
             use_bias=use_bias,
             param_dtype=param_dtype,
         )
-        for name, value in drawn._asdict().items():
+        for name, value in vars(drawn).items():
             if value is not None:
                 setattr(self, name, nnx.Param(value))
 
     @property
     def params(self) -> LSTMParams:
         """The parameters as the core takes them."""
-        present = [name for name in LSTMParams._fields if hasattr(self, name)]
-        return LSTMParams(**{name: getattr(self, name)[...] for name in present})
+        names = [field.name for field in dataclasses.fields(self.spec.Params)]
+        return self.spec.Params(**{n: getattr(self, n)[...] for n in names if hasattr(self, n)})
 
     def __call__(self, carry: LSTMState, inputs: jax.Array) -> tuple[LSTMState, jax.Array]:
         """One step; the carry decides the compute dtype. See :func:`lstm_jax.lstm_cell`."""
@@ -140,8 +140,8 @@ class LSTM(nnx.Module):
         num_layers: int = 1,
         bidirectional: bool = False,
         dropout_rate: float = 0.0,
-        kernel_init: Initializer = initializers.glorot,
-        recurrent_kernel_init: Initializer = initializers.orthogonal,
+        kernel_init: Initializer | None = None,
+        recurrent_kernel_init: Initializer | None = None,
         bias_init: Initializer | None = None,
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
@@ -166,9 +166,9 @@ class LSTM(nnx.Module):
           num_layers: L.
           bidirectional: two directions a layer, concatenated.
           dropout_rate: between layers, not after the last.
-          kernel_init: of each gate's input weights; Glorot.
-          recurrent_kernel_init: of each gate's recurrent weights; orthogonal.
-          bias_init: of the packed bias ``[4H]``; None is forget bias 1.
+          kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
+          recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
+          bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
           use_bias: False leaves the bias out.
           dtype: the compute dtype; None is that of the inputs.
           param_dtype: of the parameters.

@@ -11,13 +11,15 @@ arrays hold the gates side by side on their last axis, in the field's order i, f
 (input, forget, candidate C̃, output).
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Bool, Float, Integer
 
+P = TypeVar("P", bound="LSTMParams")
 Shape = tuple[Any, ...]
 """Sizes: integers, or symbols when a function is exported for any size."""
 Xs = Float[ArrayLike, "T *B I"]
@@ -52,18 +54,34 @@ class LSTMState(NamedTuple):
     h: jax.Array
 
 
-class LSTMParams(NamedTuple):
-    """The weights of one layer and direction, packed in gate order i, f, g, o.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LSTMParams:
+    """The weights of one layer and direction, packed in gate order i, f, g, o: a pytree.
+
+    A cell with more weights subclasses it, see :attr:`lstm_jax.LSTMSpec.Params`. Tree transformations put
+    other values than arrays into the fields, so they are annotated ``Any``.
 
     Attributes:
-      w_x: input weights ``[I, 4H]``.
-      w_h: recurrent weights ``[H, 4H]``.
-      bias: ``[4H]``, or None for no bias.
+      w_x: Input weights ``[I, 4H]``.
+      w_h: Recurrent weights ``[H, 4H]``.
+      bias: Bias ``[4H]``, or None for no bias.
+
+    >>> import jax, jax.numpy as jnp
+    >>> params = LSTMParams(jnp.ones((2, 12)), jnp.ones((3, 12)), jnp.zeros(12))
+    >>> jax.tree.map(jnp.shape, params)
+    LSTMParams(w_x=(2, 12), w_h=(3, 12), bias=(12,))
+    >>> params.replace(bias=None).bias is None
+    True
     """
 
-    w_x: jax.Array
-    w_h: jax.Array
-    bias: jax.Array | None = None
+    w_x: Any
+    w_h: Any
+    bias: Any = None
+
+    def replace(self: P, **changes: Any) -> P:
+        """Returns a copy with the given fields changed."""
+        return dataclasses.replace(self, **changes)
 
     @classmethod
     def from_gates(
@@ -127,3 +145,13 @@ class LSTMParams(NamedTuple):
         matrices = dict(zip(("W_i", "W_f", "W_C", "W_o"), jnp.split(packed, 4), strict=True))
         biases = dict(zip(("b_i", "b_f", "b_C", "b_o"), jnp.split(bias, 4), strict=True))
         return matrices | biases
+
+
+# Exported functions may take and return both. Writing them needs the package flatbuffers, the extra `export`.
+jax.export.register_namedtuple_serialization(LSTMState, serialized_name="lstm_jax.LSTMState")
+jax.export.register_pytree_node_serialization(
+    LSTMParams,
+    serialized_name="lstm_jax.LSTMParams",
+    serialize_auxdata=lambda _: b"",
+    deserialize_auxdata=lambda _: (),
+)

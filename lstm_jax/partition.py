@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from lstm_jax.backends import lowering
-from lstm_jax.cell import LSTMSpec, Precision, cast
-from lstm_jax.notation import Hs, LSTMParams, LSTMState, Recurrent, Shape
+from lstm_jax.cell import LSTMSpec, cast, own_weights
+from lstm_jax.notation import Hs, LSTMParams, LSTMState
 
 
 @dataclass(frozen=True)
@@ -46,38 +46,8 @@ class Partition:
     weights: str | None = None
 
 
-@dataclass(frozen=True)
-class LocalSpec(LSTMSpec):
-    """``whole`` as one of the ``n`` devices along ``axis`` sees it: w_h ``[H, 4H/n]``, C and h its own."""
-
-    whole: LSTMSpec
-    axis: str
-    n: int
-
-    def scale(self, hidden_size: int, dtype: DTypeLike) -> jax.Array | None:
-        """Of its own units."""
-        return self.whole.scale(hidden_size // self.n, dtype)
-
-    def project(self, params: LSTMParams, xs: jax.Array, precision: Precision = None) -> jax.Array:
-        """To its own units."""
-        return self.whole.project(params, xs, precision)
-
-    def recur(self, params: LSTMParams, h: jax.Array, precision: Precision = None) -> Recurrent:
-        """Linear in h and in w_h still: all units' h, from all devices."""
-        every_h = jax.lax.all_gather(h, self.axis, axis=h.ndim - 1, tiled=True)
-        return self.whole.recur(params, every_h, precision)
-
-    def pointwise(self, params: LSTMParams, C: Any, z: jax.Array) -> tuple[Any, jax.Array]:
-        """Unit by unit."""
-        return self.whole.pointwise(params, C, z)
-
-    def state_types(self, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
-        """Of its own units."""
-        return self.whole.state_types(hidden_size // self.n, batch, dtype)
-
-
 Run = Callable[..., tuple[LSTMState, Hs]]
-"""``(params, xs, state, lengths, resets, reset_state, *, spec) -> (state, hs)``."""
+"""``(params, xs, state, lengths, resets, reset_state, *, spec, hidden_axis) -> (state, hs)``."""
 
 
 def over_mesh(
@@ -97,18 +67,16 @@ def over_mesh(
     if xs.ndim == 2:
         partition = Partition(hidden=partition.hidden)
     _check(partition, spec, params, xs)
-    mesh, gates, H = jax.sharding.get_abstract_mesh(), spec.gates, params.w_h.shape[0]
+    H = spec.hidden_size(params)
     types = spec.state_types(H, xs.shape[1:-1], dtype)
-    if partition.hidden is not None:
-        spec = LocalSpec(whole=spec, axis=partition.hidden, n=mesh.shape[partition.hidden])
     # Gates apart, so that a device can hold some units' columns of all of them.
-    params = jax.tree.map(lambda a: a.reshape(*a.shape[:-1], gates, H), params)
+    params = _map_products(lambda a: a.reshape(*a.shape[:-1], spec.gates, H), params)
     weights = _weights(partition, params)
 
     def local(params: LSTMParams, xs: jax.Array, *rest: Any) -> tuple[LSTMState, Hs]:
         params = cast(params, dtype)  # before they are sent: half the bytes in half precision
-        params = jax.tree.map(_whole_and_packed, params, weights)
-        return run(params, xs, *rest, spec=spec)
+        params = _map_products(_whole_and_packed, params, weights)
+        return run(params, xs, *rest, spec=spec, hidden_axis=partition.hidden)
 
     if partition.weights is not None:
         local = jax.checkpoint(local, policy=_what_loops_make)
@@ -120,17 +88,30 @@ def over_mesh(
     )
 
 
+def _map_products(
+    function: Callable[..., Any], params: LSTMParams, *others: LSTMParams
+) -> LSTMParams:
+    """Applies ``function`` to the weights of the matrix products, not to a cell's own weights."""
+    trees = [(p.w_x, p.w_h, p.bias) for p in (params, *others)]
+    w_x, w_h, bias = jax.tree.map(function, *trees)
+    return params.replace(w_x=w_x, w_h=w_h, bias=bias)
+
+
 def _weights(partition: Partition, params: LSTMParams) -> LSTMParams:
-    """Specs of weights ``[I, 4, H]``, and of vectors ``[4, H]``."""
+    """Specs of matrices ``[I, 4, H]``, of the bias ``[4, H]``, and of a cell's own weights ``[..., H]``."""
     mesh, at_rest = jax.sharding.get_abstract_mesh(), partition.weights
 
-    def spec(a: jax.Array) -> P:
+    def own(a: jax.Array) -> P:
+        return P() if partition.hidden is None else P(*(None,) * (a.ndim - 1), partition.hidden)
+
+    def product(a: jax.Array) -> P:
         if a.ndim < 3:
             return P(None, partition.hidden)
         divides = at_rest is not None and a.shape[0] % mesh.shape[at_rest] == 0
         return P(at_rest if divides else None, None, partition.hidden)
 
-    return jax.tree.map(spec, params)
+    w_x, w_h, bias = jax.tree.map(product, (params.w_x, params.w_h, params.bias))
+    return jax.tree.map(own, own_weights(params)).replace(w_x=w_x, w_h=w_h, bias=bias)
 
 
 def _whole_and_packed(a: jax.Array, spec: P) -> jax.Array:
@@ -180,7 +161,8 @@ def _what_loops_make(primitive: Any, *_: Any, **__: Any) -> bool:
 
 def _check(partition: Partition, spec: LSTMSpec, params: LSTMParams, xs: jax.Array) -> None:
     mesh = jax.sharding.get_abstract_mesh()
-    sizes = {"batch": xs.shape[1], "hidden": params.w_h.shape[0], "weights": 0}
+    H = spec.hidden_size(params)
+    sizes = {"batch": xs.shape[1], "hidden": H, "weights": 0}
     for field, size in sizes.items():
         axis = getattr(partition, field)
         if axis is None:
@@ -196,9 +178,16 @@ def _check(partition: Partition, spec: LSTMSpec, params: LSTMParams, xs: jax.Arr
                 f"expected {what}, {size}, to be a multiple of the {mesh.shape[axis]} devices along "
                 f"the mesh axis {axis!r}; fill it up, or take a smaller mesh."
             )
+    if partition.hidden is None:
+        return
     own_emit = type(spec).emit is not LSTMSpec.emit
-    if partition.hidden is not None and (own_emit or not spec.elementwise):
-        reason = "its own emit" if own_emit else "elementwise = False"
+    own_shapes = [a.shape for a in jax.tree.leaves(own_weights(params)) if a.shape[-1:] != (H,)]
+    if own_emit or own_shapes or not spec.elementwise:
+        reason = "elementwise = False"
+        if own_emit:
+            reason = "its own emit"
+        elif own_shapes:
+            reason = f"weights of shape {own_shapes[0]}, whose last axis is not H = {H}"
         raise ValueError(
             f"expected a cell whose units can be on different devices, got {type(spec).__name__} with "
             f"{reason}; leave Partition.hidden out."

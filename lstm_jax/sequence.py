@@ -102,10 +102,10 @@ def lstm(
     check_xs(xs)
     dtype = jnp.dtype(xs.dtype if dtype is None else dtype)
     check_floating("dtype", dtype)
-    check_params(params, xs.shape[-1], spec.gates)
+    check_params(spec, params, xs.shape[-1])
     params = jax.tree.map(jnp.asarray, params)  # also from the arrays of other libraries, as xs is
     T, *batch = xs.shape[:-1]
-    types = spec.state_types(params.w_h.shape[0], tuple(batch), dtype)
+    types = spec.state_types(spec.hidden_size(params), tuple(batch), dtype)
     if state is not None:
         check_state("state", state, types, shared=True)
     if reset_state is not None:
@@ -178,11 +178,12 @@ def _on_one_device(
     remat_every: int | None,
     residuals: str,
     unroll: int,
+    hidden_axis: str | None = None,
 ) -> tuple[LSTMState, Hs]:
-    """The layer, as one program or as what each device of a partition runs."""
+    """The layer, as one program or as the program of each device of a partition."""
     params = cast(params, dtype)
-    params = params._replace(w_h=gathered(params.w_h))
-    zero = zero_state(spec, params.w_h.shape[0], xs, dtype)
+    params = params.replace(w_h=gathered(params.w_h))
+    zero = zero_state(spec, spec.hidden_size(params), xs, dtype)
     reset_state = zero if reset_state is None else broadcast(reset_state, zero)
     state = reset_state if state is None else broadcast(state, zero)
 
@@ -200,9 +201,9 @@ def _on_one_device(
 
     state = vary_as(state, params, xs, begin, hold, reset_state)
     unroll = unroll if isinstance(xs.shape[0], int) else 1  # a symbolic length cannot be unrolled
-    settings = Settings(spec, reverse, precision, unroll, residuals)
+    settings = Settings(spec, reverse, precision, unroll, residuals, hidden_axis)
     read, reset_read, idle = mask_unread(state, reset_state, begin, hold, reverse)
-    operands = Operands(spec.prepare(params), xs.astype(dtype), read, reset_read, begin, hold)
+    operands = Operands(params, xs.astype(dtype), read, reset_read, begin, hold)
 
     def run(operands: Operands) -> tuple[LSTMState, Hs]:
         return choose(backend, settings, operands).unroll(settings, operands)

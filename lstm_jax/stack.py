@@ -199,7 +199,7 @@ def _dropout(key: jax.Array, hs: jax.Array, rate: float) -> jax.Array:
 
 
 def _is_plain_sequence(given: Any) -> bool:
-    return isinstance(given, Sequence) and not isinstance(given, LSTMParams | LSTMState)
+    return isinstance(given, Sequence) and not isinstance(given, LSTMState)
 
 
 def _describe(given: Any) -> str:

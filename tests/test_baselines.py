@@ -13,8 +13,8 @@ from tests.cases import assert_close
 
 def test_equals_its_equation_in_float64(x64):
     params = init_rnn(jax.random.key(0), 2, 3, param_dtype=jnp.float64)
-    params = params._replace(bias=jnp.array([0.1, -0.2, 0.3]))
-    w_x, w_h, bias = (np.asarray(p) for p in params)
+    params = params.replace(bias=jnp.array([0.1, -0.2, 0.3]))
+    w_x, w_h, bias = (np.asarray(p) for p in (params.w_x, params.w_h, params.bias))
     xs = np.random.default_rng(0).standard_normal((5, 4, 2))
     h = np.zeros((4, 3))
     state, hs = lstm(params, xs, spec=RNNSpec())

@@ -61,7 +61,7 @@ def test_zeros():
 @pytest.mark.parametrize("bias_init", [None, initializers.chrono(50), initializers.zeros])
 def test_every_param_dtype_works(dtype, bias_init):
     params = init_lstm(KEY, I, H, param_dtype=dtype, bias_init=bias_init)
-    assert {p.dtype for p in params} == {jnp.dtype(dtype)}
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
     for w in blocks(params.w_h):
         np.testing.assert_allclose(w.T @ w, np.eye(H), atol=0.03)
 

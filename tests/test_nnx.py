@@ -164,7 +164,7 @@ def test_the_cell_drops_into_rnn_and_bidirectional(seq_lengths):
     m = model(num_layers=1)
     forward, backward = (LSTMCell(3, 5, rngs=nnx.Rngs(0)) for _ in range(2))
     for cell, params in zip((forward, backward), m.params, strict=True):
-        for name, value in params._asdict().items():
+        for name, value in vars(params).items():
             getattr(cell, name)[...] = value
     both = nnx.Bidirectional(nnx.RNN(forward), nnx.RNN(backward))
     real = jnp.arange(7) < (7 if seq_lengths is None else seq_lengths[:, None])

@@ -4,14 +4,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax import LSTMState, Partition, baselines, linen, lstm, lstm_stack
+from lstm_jax import Partition, baselines, linen, lstm, lstm_stack
 from lstm_jax.baselines import RNNSpec
-from lstm_jax.partition import LocalSpec
 from lstm_jax.training.hlo import collectives
 from tests.cases import assert_close, make_case, nightly
 from tests.hlo import collectives_in_loops
@@ -98,7 +96,7 @@ def test_no_communication_in_a_time_loop(name):
     with jax.set_mesh(mesh):
         at_rest = NamedSharding(mesh, P("data") if partition.weights else P())
         placed = floats | {
-            "params": floats["params"]._replace(
+            "params": floats["params"].replace(
                 w_x=jax.device_put(floats["params"].w_x, at_rest),
                 w_h=jax.device_put(floats["params"].w_h, at_rest),
             )
@@ -189,10 +187,3 @@ def test_what_cannot_be_split_is_said():
         lstm(params, jnp.ones((4, 8, 8)), partition=Partition(hidden="model"))
     with pytest.raises(ValueError, match=r"Partition\.batch.*\(\).*'data'.*jax\.set_mesh"):
         run(**floats, partition=Partition("data"))
-
-
-def test_a_device_holds_its_own_units():
-    spec = LocalSpec(whole=RNNSpec(), axis="model", n=4)
-    assert spec.state_types(8, (3,), np.float32) == LSTMState(
-        None, jax.ShapeDtypeStruct((3, 2), np.float32)
-    )

@@ -247,7 +247,7 @@ def test_float64_cell_state_under_float64(x64):
 def test_a_cell_state_in_float32_keeps_small_addends():
     """1000 additions of tanh(1) / 2: a bfloat16 sum would stop growing near 128."""
     big = 30.0
-    params = init_lstm(jax.random.key(0), 1, 1)._replace(
+    params = init_lstm(jax.random.key(0), 1, 1).replace(
         w_x=jnp.zeros((1, 4)), w_h=jnp.zeros((1, 4)), bias=jnp.array([0.0, big, 1.0, 0.0])
     )
     state, _ = lstm(params, jnp.ones((1000, 1), jnp.bfloat16))
@@ -319,13 +319,13 @@ def test_numpy_inputs():
         ({"xs": jnp.ones((5, 3, 2), int)}, "xs.*int32"),
         ({"xs": jnp.ones((5, 3, 4))}, r"w_x.*\(4, 12\).*\(2, 12\)"),
         ({"dtype": jnp.int8}, "dtype.*int8"),
-        ({"params": PARAMS._asdict()}, r"LSTMParams.*\bdict\b"),
-        ({"params": PARAMS._replace(w_h=jnp.float32(1))}, r"w_h.*\[H, 4H\].*\(\)"),
-        ({"params": PARAMS._replace(w_h=None)}, "LSTMParams.*w_x.*NoneType.*w_h"),
+        ({"params": vars(PARAMS)}, r"LSTMParams.*\bdict\b"),
+        ({"params": PARAMS.replace(w_h=jnp.float32(1))}, r"w_h.*\[H, 4H\].*\(\)"),
+        ({"params": PARAMS.replace(w_h=None)}, "LSTMParams.*w_x.*NoneType.*w_h"),
         ({"spec": RNNSpec()}, r"w_h.*\[H, H\].*\(3, 12\).*\bspec\b"),
         ({"params": (PARAMS,)}, "LSTMParams.*tuple.*lstm_stack"),
-        ({"params": PARAMS._replace(w_h=PARAMS.w_h.T)}, r"w_h.*\[H, 4H\].*\(12, 3\)"),
-        ({"params": PARAMS._replace(bias=jnp.ones(24))}, r"bias.*\(12,\).*\(24,\)"),
+        ({"params": PARAMS.replace(w_h=PARAMS.w_h.T)}, r"w_h.*\[H, 4H\].*\(12, 3\)"),
+        ({"params": PARAMS.replace(bias=jnp.ones(24))}, r"bias.*\(12,\).*\(24,\)"),
         ({"state": (jnp.ones((3, 3)),) * 2}, r"\bstate\b.*LSTMState.*tuple"),
         (
             {"state": LSTMState(jnp.ones((3, 4)), jnp.ones((3, 3)))},

@@ -51,7 +51,7 @@ def test_reverse_over_reverse_is_forward_over_reverse(x64):
     f, (params, *rest) = as_function(make_case(T=3, batch=(2,), H=2, dtype=jnp.float64))
 
     def loss(w_h):
-        return (f(params._replace(w_h=w_h), *rest)[1] ** 2).sum()
+        return (f(params.replace(w_h=w_h), *rest)[1] ** 2).sum()
 
     over_reverse = jax.jacrev(jax.grad(loss))(params.w_h)
     assert_close(over_reverse, jax.jacfwd(jax.grad(loss))(params.w_h), atol=1e-12)

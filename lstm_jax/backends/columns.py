@@ -5,7 +5,8 @@ What each choice is for, on XLA:CPU:
 - A matrix product packs its right operand on every call. In the time loop the weights are therefore
   the left one: ``z = w_hᵀ h`` with h as ``[H, B]``, transposed once, outside.
 - Element-wise maths runs on vectors ``[H·B]``, in loops that vectorize. The packed gates of all
-  rows, ``[4·H·B]``, split into four as ``[4H]`` does, so ``spec.pointwise`` serves as it is.
+  rows, ``[4·H·B]``, split into four as ``[4H]`` does, so ``spec.pointwise`` serves as it is, and so do a
+  cell's own weights ``[..., H]`` as ``[..., H·B]``.
 - x is projected in the loop, and the backward pass hands ``dz`` to the products of the weights in
   blocks of steps: a fresh ``[T, B, 4H]`` costs more in page faults than a large product saves.
 """
@@ -19,10 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.backends import lowering
-from lstm_jax.backends.fused import Outputs, pointwise_weights
+from lstm_jax.backends.fused import Outputs
+from lstm_jax.backends.one_tanh import pointwise
 from lstm_jax.backends.problem import Operands, Saved, Settings
 from lstm_jax.carry import vary_as
-from lstm_jax.cell import LSTMSpec
+from lstm_jax.cell import LSTMSpec, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
 
 COLUMNS = 1024
@@ -47,9 +49,11 @@ def why_not(settings: Settings, operands: Operands, device_kind: str | None = No
         return f"{spec.__name__} has products of its own"
     if not spec.elementwise:
         return f"{spec.__name__}.elementwise is False"
-    if jax.tree.leaves(pointwise_weights(operands.params)):
-        return f"the element-wise map of {spec.__name__} reads weights"
+    if settings.hidden_axis is not None:
+        return "every step gathers h from other devices"
     C, h = operands.state
+    if any(w.shape[-1:] != h.shape[-1:] for w in jax.tree.leaves(own_weights(operands.params))):
+        return f"{spec.__name__} has weights whose last axis is not H"
     if C is None or C.shape != h.shape:
         return f"{spec.__name__} has a cell state of another shape than h"
     if not all(isinstance(n, int) for n in operands.xs.shape):
@@ -92,14 +96,14 @@ def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> t
     shape = operands.state.h.shape
     params, xs, state, reset_state, begin, hold = _one_batch_axis(operands)
     rows, dtype = xs.shape[1], xs.dtype
-    weights, project_and_recur = pointwise_weights(params), _product(settings, params)
+    weights, project_and_recur = _own_columns(params, rows), _product(settings, params)
     reset_state = jax.tree.map(_columns, reset_state)
 
     def body(carried: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, Any]]:
         x, begin, hold = inputs
         prev = _select(begin, reset_state, carried)
         z = project_and_recur(x, prev.h.reshape(-1, rows))
-        C, h = settings.spec.pointwise(weights, prev.C, z)
+        C, h = pointwise(settings.spec, weights, prev.C, z)
         h = h.astype(dtype)
         state = _select(hold, carried, LSTMState(C, h))
         out = _select(hold, jnp.zeros_like(h), h)
@@ -141,7 +145,7 @@ def backward(
     ct_state = jax.tree.map(lambda a: _columns(a.reshape(rows, H)).astype(wide), ct_state)
     zero = jax.tree.map(jnp.zeros_like, ct_state)
     w_x, w_h = params.w_x.astype(wide), params.w_h.astype(wide)
-    weights, project_and_recur = pointwise_weights(params), _product(settings, params)
+    weights, project_and_recur = _own_columns(params, rows), _product(settings, params)
     dot = partial(_dot, precision=settings.precision)
     k, blocks = block_sizes(T, rows)
 
@@ -176,31 +180,34 @@ def backward(
         """``d`` is the cotangent of the state after step s, its output's included."""
         held = _at(hold, t)
         begins = _at(begin, t)
-        _, pull = jax.vjp(partial(settings.spec.pointwise, weights), _at(C_read, t), z_read(t))
-        dC, dz = pull(tuple(_select(held, zero, d)))
+        f = partial(pointwise, settings.spec)
+        _, pull = jax.vjp(f, weights, _at(C_read, t), z_read(t))
+        d_own, dC, dz = pull(tuple(_select(held, zero, d)))
         dz = dz.reshape(G, rows)
         d_prev = LSTMState(dC, dot(w_h, dz).reshape(-1))
         if begin is not None:
             d_reset = jax.tree.map(jnp.add, d_reset, _select(begins, d_prev, zero))
         d_prev = _select(begins, zero, d_prev)
         d_prev = _select(held, d, d_prev)
-        return LSTMState(d_prev.C, d_prev.h + ct_out(s - 1)), d_reset, dz
+        return LSTMState(d_prev.C, d_prev.h + ct_out(s - 1)), d_reset, dz, d_own
 
     def block(j: jax.Array, carried: Any) -> Any:
-        d, d_reset, d_params, d_xs, dz = carried
+        d, d_reset, d_own, d_params, d_xs, dz = carried
         first, end = j * k, jnp.minimum((j + 1) * k, T)
         # The last block is the first to run. If it is shorter, it finds zeros in the rest of dz.
         start = jnp.minimum(first, T - k)
         t0 = T - k - start if settings.reverse else start
 
         def body(u: jax.Array, carried: Any) -> Any:
-            d, d_reset, dz = carried
+            d, d_reset, d_own, dz = carried
             s = end - 1 - u
             t = time(s)
-            d, d_reset, dz_t = step(s, t, d, d_reset)
-            return d, d_reset, jax.lax.dynamic_update_slice_in_dim(dz, dz_t[:, None], t - t0, 1)
+            d, d_reset, dz_t, d_own_t = step(s, t, d, d_reset)
+            dz = jax.lax.dynamic_update_slice_in_dim(dz, dz_t[:, None], t - t0, 1)
+            return d, d_reset, jax.tree.map(jnp.add, d_own, d_own_t), dz
 
-        d, d_reset, dz = jax.lax.fori_loop(0, end - first, body, (d, d_reset, dz))
+        carried = d, d_reset, d_own, dz
+        d, d_reset, d_own, dz = jax.lax.fori_loop(0, end - first, body, carried)
         flat = dz.reshape(G, -1)
         x = jax.lax.dynamic_slice_in_dim(xs, t0, k).astype(wide).reshape(-1, xs.shape[-1])
         h = h_read(t0, k).astype(wide).reshape(-1, H)
@@ -211,21 +218,25 @@ def backward(
         )
         dx = dot(w_x, flat).astype(xs.dtype).reshape(-1, k, rows).transpose(1, 2, 0)
         d_xs = jax.lax.dynamic_update_slice_in_dim(d_xs, dx, t0, 0)
-        return d, d_reset, d_params, d_xs, dz
+        return d, d_reset, d_own, d_params, d_xs, dz
 
     d = LSTMState(ct_state.C, ct_state.h + ct_out(jnp.int32(T - 1))) if T else ct_state
-    sums = jax.tree.map(lambda p: jnp.zeros(p.T.shape, wide), params)
-    zeros = (zero, sums, jnp.zeros_like(xs), jnp.zeros((G, k, rows), wide))
+    products = LSTMParams(params.w_x, params.w_h, params.bias)
+    sums = jax.tree.map(lambda p: jnp.zeros(p.T.shape, wide), products)
+    own = jax.tree.map(jnp.zeros_like, weights)
+    zeros = (zero, own, sums, jnp.zeros_like(xs), jnp.zeros((G, k, rows), wide))
     carried = (d, *vary_as(zeros, d, params, xs))
     if T:
         carried = jax.lax.fori_loop(0, blocks, lambda i, c: block(blocks - 1 - i, c), carried)
-    d, d_reset, sums, d_xs, _ = carried
+    d, d_reset, own, sums, d_xs, _ = carried
+    d_products = jax.tree.map(lambda d, p: d.T.astype(p.dtype), sums, products)
+    d_own = jax.tree.map(lambda a: a.reshape(*a.shape[:-1], H, rows).sum(-1), own)
 
     def as_rows(d: jax.Array, like: jax.Array) -> jax.Array:
         return _rows(d, rows).reshape(shape).astype(like.dtype)
 
     return Operands(
-        jax.tree.map(lambda d, p: d.T.astype(p.dtype), sums, params),
+        d_own.replace(**vars(d_products)),
         d_xs.reshape(operands.xs.shape),
         jax.tree.map(as_rows, d, operands.state),
         jax.tree.map(as_rows, d_reset, operands.reset_state),
@@ -256,6 +267,16 @@ def _one_batch_axis(operands: Operands) -> Operands:
         *jax.tree.map(lambda a: a.reshape(rows, -1), (state, reset_state)),
         *jax.tree.map(lambda a: a.reshape(T, rows), (begin, hold)),
     )
+
+
+def _own_columns(params: LSTMParams, rows: int) -> LSTMParams:
+    """A cell's own weights ``[..., H]`` as ``[..., H·B]``: each entry once per row of the batch."""
+
+    def repeat(a: jax.Array) -> jax.Array:
+        wide = jnp.broadcast_to(a[..., None], (*a.shape, rows))
+        return wide.reshape(*a.shape[:-1], a.shape[-1] * rows)
+
+    return jax.tree.map(repeat, own_weights(params))
 
 
 def _product(settings: Settings, params: LSTMParams) -> Callable[..., jax.Array]:

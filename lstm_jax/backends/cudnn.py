@@ -33,6 +33,7 @@ def why_not(settings: Settings, operands: Operands) -> str | None:
         ),
         "it knows no resets": begin is not None,
         "it knows no rows of length 0, and lengths are not known when traced": hold is not None,
+        "it has no hidden units on other devices": settings.hidden_axis is not None,
         'it keeps for the backward pass what it likes, residuals="recompute" has no effect': (
             settings.residuals != "save"
         ),
@@ -60,7 +61,7 @@ def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
         _flip(xs, reverse).reshape(T, B, I).swapaxes(0, 1),  # batch first
         operands.state.h.reshape(1, B, H),
         operands.state.C.reshape(1, B, H),
-        flat_weights(settings.spec, operands.params),
+        flat_weights(operands.params),
         jnp.full((B,), T, jnp.int32),
         input_size=I,
         hidden_size=H,
@@ -73,11 +74,8 @@ def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
     return LSTMState(C.reshape(*batch, H), h.reshape(*batch, H)), hs
 
 
-def flat_weights(spec: LSTMSpec, params: LSTMParams) -> jax.Array:
-    """The one array of cuDNN, ``[4H (I + H + 2)]``, from prepared weights."""
-    scale = spec.scale(params.w_h.shape[0], params.w_h.dtype)
-    if scale is not None:  # undoes ``prepare``; by powers of two, so exactly
-        params = jax.tree.map(lambda p: p / jnp.broadcast_to(scale, p.shape), params)
+def flat_weights(params: LSTMParams) -> jax.Array:
+    """The one array of cuDNN, ``[4H (I + H + 2)]``."""
     zero = jnp.zeros_like(params.w_h[0])
     bias = zero if params.bias is None else params.bias
     return jnp.concatenate([params.w_x.T.ravel(), params.w_h.T.ravel(), bias, zero])

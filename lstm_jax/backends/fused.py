@@ -17,9 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lstm_jax.backends.one_tanh import pointwise
 from lstm_jax.backends.problem import Operands, Saved, Settings
 from lstm_jax.carry import select, vary_as
-from lstm_jax.cell import LSTMSpec, add, finish
+from lstm_jax.cell import LSTMSpec, add, own_weights
 from lstm_jax.notation import Hs, LSTMParams, LSTMState
 
 Outputs = tuple[LSTMState, Hs]
@@ -78,18 +79,19 @@ def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
 
 
 def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> tuple[Outputs, Any]:
-    spec, precision = settings.spec, settings.precision
     params, xs, state, reset_state, begin, hold = operands
+    weights = own_weights(params)
 
     def body(carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, tuple[Any, Any]]:
         gx, begin, hold = inputs
         prev = select(begin, reset_state, carried)
-        z = add(gx, spec.recur(params, prev.h, precision))
-        state, h = finish(spec, params, prev, z)
-        out = select(hold, jnp.zeros_like(h), h)
+        z = add(gx, settings.recur(params, prev.h))
+        C, h = pointwise(settings.spec, weights, prev.C, z)
+        state = LSTMState(C, h.astype(prev.h.dtype))
+        out = select(hold, jnp.zeros_like(state.h), state.h)
         return select(hold, carried, state), (out, save(prev, z))
 
-    gx = spec.project(params, xs, precision)
+    gx = settings.spec.project(params, xs, settings.precision)
     state, (hs, saved) = jax.lax.scan(
         body, state, (gx, begin, hold), reverse=settings.reverse, unroll=settings.unroll
     )
@@ -106,16 +108,17 @@ def tangent(
     # h dw_h for all steps at once. Transposed, it is the product that gives dw_h.
     dz_of_weights = add(dgx, recur_all(settings, operands, hs, d.params))
     z = add(gx, recur_all(settings, operands, hs, params)) if saved.z is None else saved.z
-    weights, d_weights = pointwise_weights(params), pointwise_weights(d.params)
+    weights, d_weights = own_weights(params), own_weights(d.params)
+    f = partial(pointwise, spec)
 
     @jax.checkpoint  # keep what is saved, not what follows from it
     def body(d_carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, jax.Array]:
         C, z, dz_of_weights, begin, hold = inputs
         d_prev = select(begin, d.reset_state, d_carried)
-        r = spec.recur(params, d_prev.h, precision)
+        r = settings.recur(params, d_prev.h)
         dz = dz_of_weights + r.astype(dz_of_weights.dtype)
         wide = z.astype(dz.dtype)
-        (_, _), (dC, dh) = jax.jvp(spec.pointwise, (weights, C, wide), (d_weights, d_prev.C, dz))
+        (_, _), (dC, dh) = jax.jvp(f, (weights, C, wide), (d_weights, d_prev.C, dz))
         d_state = LSTMState(dC, dh.astype(d_prev.h.dtype))
         out = select(hold, jnp.zeros_like(d_state.h), d_state.h)
         return select(hold, d_carried, d_state), out
@@ -133,7 +136,7 @@ def recur_all(
     Those states are ``hs``, one step late, but where a segment began or the state had been held; the
     products are selected and not the states, so that ``hs`` is used where it lies.
     """
-    recur = partial(settings.spec.recur, weights, precision=settings.precision)
+    recur = partial(settings.recur, weights)
     _, _, state, reset_state, begin, hold = operands
     T = hs.shape[0]
     first, late = recur(state.h)[None], recur(hs)
@@ -147,8 +150,3 @@ def recur_all(
     if begin is None:
         return r
     return select(begin, jnp.broadcast_to(recur(reset_state.h)[None], r.shape), r)
-
-
-def pointwise_weights(params: LSTMParams) -> LSTMParams:
-    """The weights that ``spec.pointwise`` may read; the others enter through products."""
-    return params._replace(w_x=None, w_h=None, bias=None)  # type: ignore[arg-type]

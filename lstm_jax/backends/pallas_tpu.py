@@ -21,9 +21,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lstm_jax.backends import lowering
-from lstm_jax.backends.fused import Outputs, pointwise_weights, recur_all
+from lstm_jax.backends.fused import Outputs, recur_all
+from lstm_jax.backends.one_tanh import pointwise
 from lstm_jax.backends.problem import Operands, Saved, Settings
-from lstm_jax.cell import LSTMSpec, add
+from lstm_jax.cell import LSTMSpec, add, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState
 
 MIB = 2**20
@@ -33,7 +34,7 @@ LANES, SUBLANES = 128, 16
 TILE = {"TPU v6 lite": 128}
 """Hidden units that the backward pass takes at a time, by ``device_kind``; others 256. By the
 compiler's schedules, benchmarks/NOTES.md: 256 cost 5 % more on v6e, 128 cost 4 % more on v5e."""
-NO_WEIGHTS = LSTMParams(None, None)  # type: ignore[arg-type]  # why_not has seen that it needs none
+NO_WEIGHTS = LSTMParams(None, None)  # unsupported weights have been refused before
 BEGIN, HOLD = 1, 2  # what a step's mask says; HOLD wins
 
 
@@ -80,7 +81,9 @@ def why_not(
         return f"{kind.__name__} does not multiply h by w_h alone"
     if not kind.elementwise:
         return f"{kind.__name__}.elementwise is False"
-    if operands.state.C is None or jax.tree.leaves(pointwise_weights(params)):
+    if settings.hidden_axis is not None:
+        return "every step gathers h from other devices"
+    if operands.state.C is None or jax.tree.leaves(own_weights(params)):
         return f"the element-wise map of {kind.__name__} has weights, or no cell state"
     if not all(isinstance(n, int) for n in xs.shape):
         return f"the shape {xs.shape} is not known"
@@ -201,7 +204,7 @@ def _forward_step(
     prev = carried if mask is None else _choose(mask == BEGIN, reset, carried)
     r = _dot(settings, prev.h, _unpacked(w_h))
     z = blocks["gx"].astype(jnp.float32) + r
-    C, h = settings.spec.pointwise(NO_WEIGHTS, prev.C, z)
+    C, h = pointwise(settings.spec, NO_WEIGHTS, prev.C, z)
     state = LSTMState(C, h.astype(prev.h.dtype))
     hs = state.h
     if mask is not None:
@@ -276,13 +279,14 @@ def _backward_step(
         d_state = _choose(mask == HOLD, zeros, d_state)
     H, w = C.shape[-1], _unpacked(w_hT)
 
-    def pointwise(C: jax.Array, z: jax.Array) -> Any:
-        return settings.spec.pointwise(NO_WEIGHTS, C, z)
-
     def of_tile(n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Of ``tile`` hidden units from n on: dC, dz, and what they add to dh of all units."""
         units = slice(n, n + tile)
-        _, transpose = jax.vjp(pointwise, C[:, units], _gates_of(z, n, tile, H, axis=1))
+        _, transpose = jax.vjp(
+            partial(pointwise, settings.spec, NO_WEIGHTS),
+            C[:, units],
+            _gates_of(z, n, tile, H, axis=1),
+        )
         dC, dz = transpose((d_state.C[:, units], d_state.h[:, units]))
         dz = dz.astype(w.dtype)
         return dC, dz, _dot(settings, dz, _gates_of(w, n, tile, H, axis=0))

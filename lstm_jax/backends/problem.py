@@ -6,19 +6,21 @@ from typing import Any, NamedTuple
 import jax
 
 from lstm_jax.cell import LSTMSpec, Precision
-from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.notation import LSTMParams, LSTMState, Recurrent
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is static.
+    """The static settings.
 
     Attributes:
-      spec: which cell.
-      reverse: from the last step to the first.
-      precision: of the matrix products.
-      unroll: time steps an iteration of the compiled loop.
-      residuals: what the forward pass keeps for the backward pass: "save" or "recompute".
+      spec: The kind of cell.
+      reverse: Whether to run from the last step to the first.
+      precision: Precision of the matrix products.
+      unroll: Time steps per iteration of the compiled loop.
+      residuals: What the forward pass stores for the backward pass: "save" or "recompute".
+      hidden_axis: The axis of the mesh over which the hidden units are sharded, inside ``shard_map``: a
+        device has the states and gates of its own units. None if each device has all units.
     """
 
     spec: LSTMSpec
@@ -26,16 +28,23 @@ class Settings:
     precision: Precision = None
     unroll: int = 1
     residuals: str = "save"
+    hidden_axis: str | None = None
+
+    def recur(self, params: LSTMParams, h: jax.Array) -> Recurrent:
+        """``spec.recur`` of the hidden state of all units. Still linear in h and in w_h."""
+        if self.hidden_axis is not None:
+            h = jax.lax.all_gather(h, self.hidden_axis, axis=h.ndim - 1, tiled=True)
+        return self.spec.recur(params, h, self.precision)
 
 
 class Operands(NamedTuple):
     """The arrays. When traced, shapes are known and values are not.
 
     Attributes:
-      params: the weights, prepared (``spec.prepare``) and in the compute dtype.
-      xs: the inputs ``[T, *B, I]`` in the compute dtype.
-      state: where the sequence starts.
-      reset_state: what a step reads where ``begin`` is True.
+      params: The weights: those of the products in the compute dtype, a cell's own in that of C.
+      xs: The inputs ``[T, *B, I]`` in the compute dtype.
+      state: The state at the start of the sequence.
+      reset_state: The state that a step reads where ``begin`` is True.
       begin: ``[T, *B]``, True where a step reads ``reset_state`` in place of the carried state.
       hold: ``[T, *B]``, True where the state stays as it is and the output is 0; wins over ``begin``.
 
@@ -54,8 +63,8 @@ class Saved(NamedTuple):
     """What the backward pass reads besides operands and outputs: 5 arrays of H, or 1.
 
     Attributes:
-      C: the cell state each step read, ``[T, *B, H]``.
-      z: the pre-activations ``[T, *B, GH]`` in the compute dtype; None to compute them again.
+      C: The cell state that each step read, ``[T, *B, H]``.
+      z: The pre-activations ``[T, *B, GH]`` in the compute dtype; None to compute them again.
     """
 
     C: Any

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from lstm_jax.backends.problem import Operands, Settings
 from lstm_jax.carry import select
-from lstm_jax.cell import cast, step
+from lstm_jax.cell import add, cast, finish
 from lstm_jax.notation import Hs, LSTMState, at_least_float32
 
 
@@ -26,7 +26,9 @@ def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
     ) -> tuple[LSTMState, jax.Array]:
         gx, begin, hold = inputs
         weights = jax.tree.map(lambda w, p: w.astype(p.dtype), wide, params)
-        state, h = step(spec, weights, select(begin, reset_state, carried), gx, precision)
+        prev = select(begin, reset_state, carried)
+        z = add(gx, settings.recur(weights, prev.h))
+        state, h = finish(spec, weights, prev, z, precision)
         return select(hold, carried, state), select(hold, jnp.zeros_like(h), h)
 
     if settings.residuals == "recompute":

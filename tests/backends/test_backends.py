@@ -15,7 +15,7 @@ NAMES = sorted(backends.BACKENDS)
 def problem(case):
     spec = LSTMSpec()
     settings = Settings(spec, case.reverse)
-    params = spec.prepare(case.params[0])
+    params = case.params[0]
     return settings, Operands(params, jnp.asarray(case.xs), case.states[0], case.reset_states[0])
 
 

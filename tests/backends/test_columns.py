@@ -58,7 +58,7 @@ def test_any_batch_axes_and_few_steps(T, batch, reverse):
 
 def test_no_bias():
     case = make_case(5)
-    params = case.params[0]._replace(bias=None)
+    params = case.params[0].replace(bias=None)
 
     def loss(params, backend):
         return (lstm(params, case.xs, backend=backend)[1] ** 2).sum()

@@ -16,8 +16,7 @@ from tests.cases import assert_close, make_case
 
 def problem(case, params=None, **settings):
     params = case.params[0] if params is None else params
-    prepared = LSTMSpec().prepare(params)
-    operands = Operands(prepared, jnp.asarray(case.xs), case.states[0], case.reset_states[0])
+    operands = Operands(params, jnp.asarray(case.xs), case.states[0], case.reset_states[0])
     return Settings(LSTMSpec(), case.reverse, **settings), operands
 
 
@@ -36,7 +35,7 @@ def as_documented(x, h_0, c_0, weights, seq_lengths, *, precision, **sizes):
 def test_what_cudnn_is_given_means_the_same(monkeypatch, batch, reverse, use_bias):
     monkeypatch.setattr(rnn, "lstm", as_documented)
     case = make_case(2, T=6, batch=batch, I=4, H=3, lengths=False, resets=False, reverse=reverse)
-    params = case.params[0] if use_bias else case.params[0]._replace(bias=None)
+    params = case.params[0] if use_bias else case.params[0].replace(bias=None)
 
     def with_cudnn(params, xs, state):
         settings, operands = problem(case, params)
@@ -63,7 +62,7 @@ def test_what_cudnn_is_given_means_the_same(monkeypatch, batch, reverse, use_bia
 
 def test_the_flat_array_has_the_size_that_cudnn_expects():
     params = LSTMParams(jnp.ones((3, 20)), jnp.ones((5, 20)), jnp.ones(20))
-    flat = cudnn.flat_weights(LSTMSpec(), params)
+    flat = cudnn.flat_weights(params)
     assert flat.shape == (rnn.get_num_params_in_lstm(3, 5, 1, False),)
 
 

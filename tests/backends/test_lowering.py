@@ -91,7 +91,7 @@ def test_second_derivatives_of_auto_are_those_of_scan(x64, reverse):
     params, *rest = arguments(case)
 
     def loss(w_h, backend):
-        state, hs = outputs(backend, case, params._replace(w_h=w_h), *rest)
+        state, hs = outputs(backend, case, params.replace(w_h=w_h), *rest)
         return (hs**3).sum() + (state.C**2).sum() + jnp.sin(state.h).sum()
 
     got, forward, want = (
@@ -133,7 +133,7 @@ def test_a_tangent_of_one_argument_is_that_of_scan(moving):
     def f(value, backend):
         now = args | {moving: value}
         params, state = now["params"], now["state"]
-        params = params._replace(bias=now["bias"]) if moving == "bias" else params
+        params = params.replace(bias=now["bias"]) if moving == "bias" else params
         state = state._replace(C=now["C"]) if moving == "C" else state
         return outputs(backend, case, params, now["xs"], state, now["reset_state"])
 

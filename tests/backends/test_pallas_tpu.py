@@ -42,7 +42,7 @@ def problem(T=11, batch=(16,), dtype=jnp.float32, masks="none", I=8, spec=LSTMSp
     def state():
         return LSTMState(normal(*batch, H, dtype=jnp.float32), normal(*batch, H))
 
-    params = spec.prepare(init_lstm(next(keys), I, H, param_dtype=dtype))
+    params = init_lstm(next(keys), I, H, param_dtype=dtype)
     begin = normal(T, *batch) > 0.7 if masks in ("begin", "both") else None
     hold = None
     if masks in ("hold", "both"):  # not only at the end: the contract lets any step hold
@@ -156,7 +156,7 @@ def test_the_kernels_agree_with_float64(monkeypatch, dtype, reverse):
 def shapes(H=128, B=32, T=4, dtype=jnp.float32, spec=LSTMSpec(), init=init_lstm):
     """A problem that is shapes and dtypes alone."""
     params = jax.eval_shape(
-        lambda: spec.prepare(init(jax.random.key(0), 8, H, param_dtype=dtype)),
+        lambda: init(jax.random.key(0), 8, H, spec=spec, param_dtype=dtype),
     )
     state = spec.state_types(H, (B,), dtype)
     return Settings(spec), Operands(params, jax.ShapeDtypeStruct((T, B, 8), dtype), state, state)
