@@ -36,22 +36,26 @@ def broadcast(state: LSTMState, zero: LSTMState) -> LSTMState:
 
 
 def vary_as(tree: Tree, *operands: Any) -> Tree:
-    """``tree``, varying over the devices of a ``shard_map`` wherever one of the operands does.
+    """Marks ``tree`` as varying over the devices of a ``shard_map`` wherever one of the operands does.
 
-    A scan's carry must vary from its first step on as it will after it. XLA drops the zeros.
+    A scan's carry must vary from its first step on as it will after it.
     """
-    zeros = [jnp.zeros_like(a.sum(), jnp.int32) for a in jax.tree.leaves(operands)]
-    zero = sum(zeros, start=jnp.int32(0))
+    axes = frozenset().union(*(_varying(a) for a in jax.tree.leaves((tree, operands))))
 
     def vary(a: jax.Array) -> jax.Array:
-        return a | (zero > 0) if a.dtype == jnp.bool_ else a + zero.astype(a.dtype)
+        missing = axes - _varying(a)
+        return jax.lax.pcast(a, tuple(sorted(missing)), to="varying") if missing else a
 
     return jax.tree.map(vary, tree)
 
 
+def _varying(a: jax.Array) -> frozenset[Any]:
+    return frozenset(jax.typeof(a).manual_axis_type.varying)
+
+
 def vary_alike(tree: Tree) -> Tree:
-    """All arrays of ``tree``, varying wherever one of them does."""
-    return vary_as(tree, tree)
+    """Marks all arrays of ``tree`` as varying wherever one of them does."""
+    return vary_as(tree)
 
 
 def mask_unread(

@@ -16,7 +16,7 @@ from jax.extend.core import primitives
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from lstm_jax.backends import lowering
+from lstm_jax.backends.primitives import kernel_p
 from lstm_jax.cell import LSTMSpec, cast, own_weights
 from lstm_jax.notation import Hs, LSTMParams, LSTMState
 
@@ -156,7 +156,7 @@ def _placed(a: Any, spec: P) -> jax.Array:
 
 def _what_loops_make(primitive: Any, *_: Any, **__: Any) -> bool:
     """Kept for the backward pass: not the gathered weights, nor what follows from them cheaply."""
-    return primitive in (lowering.kernel_p, primitives.scan_p)
+    return primitive in (kernel_p, primitives.scan_p)
 
 
 def _check(partition: Partition, spec: LSTMSpec, params: LSTMParams, xs: jax.Array) -> None:

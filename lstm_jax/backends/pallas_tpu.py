@@ -11,23 +11,21 @@ of the cell needs no new kernel. The weight gradients are products after the loo
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from lstm_jax.backends import lowering
 from lstm_jax.backends.fused import Outputs, recur_all
 from lstm_jax.backends.one_tanh import pointwise
 from lstm_jax.backends.problem import Operands, Saved, Settings
+from lstm_jax.backends.tpu_loop import MIB, Loop, Plan, packed, run_loop, unpacked
 from lstm_jax.cell import LSTMSpec, add, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState
 
-MIB = 2**20
 VMEM = {"TPU v4": 16, "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128, "TPU7x": 64}
 """MiB of VMEM a core, by ``device_kind``. On an unknown chip the smallest is assumed."""
 LANES, SUBLANES = 128, 16
@@ -36,26 +34,6 @@ TILE = {"TPU v6 lite": 128}
 compiler's schedules, benchmarks/NOTES.md: 256 cost 5 % more on v6e, 128 cost 4 % more on v5e."""
 NO_WEIGHTS = LSTMParams(None, None)  # unsupported weights have been refused before
 BEGIN, HOLD = 1, 2  # what a step's mask says; HOLD wins
-
-
-class Plan(NamedTuple):
-    """How the problem is cut: ``steps`` of time and ``rows`` of the batch a block."""
-
-    steps: int
-    rows: int
-
-
-class Loop(NamedTuple):
-    """A recurrence over time, without its operands that differ from one part of it to the next."""
-
-    step: Callable[..., Any]  # (streams of one step, w_h, carried, reset) -> (carried, outputs)
-    reverse: bool
-    w_h: jax.Array
-    reset: LSTMState | None  # what a step may read in place of the state: the same in all steps
-    out: dict[str, tuple[int, Any]]  # width and dtype of the outputs
-    plan: Plan
-    vmem: int
-    interpret: Any
 
 
 def vmem_of(device_kind: str | None) -> int:
@@ -183,14 +161,14 @@ def _run_forward(
     loop = Loop(
         step=partial(_forward_step, settings),
         reverse=settings.reverse,
-        w_h=_packed(params.w_h),
+        w_h=packed(params.w_h),
         reset=None if mask is None else _rows_of_state(operands.reset_state),
         out=out,
         plan=_planned(operands, vmem),
         vmem=vmem,
         interpret=interpret,
     )
-    state, streamed = _run(loop, {"gx": _rows_of(gx), "mask": mask}, carried)
+    state, streamed = run_loop(loop, {"gx": _rows_of(gx), "mask": mask}, carried)
     batch = xs.shape[1:-1]
     arrays = {name: a.reshape(a.shape[0], *batch, a.shape[-1]) for name, a in streamed.items()}
     state = jax.tree.map(lambda a: a.reshape(*batch, a.shape[-1]), state)
@@ -202,7 +180,7 @@ def _forward_step(
 ) -> tuple[LSTMState, dict[str, Any]]:
     mask = blocks.get("mask")
     prev = carried if mask is None else _choose(mask == BEGIN, reset, carried)
-    r = _dot(settings, prev.h, _unpacked(w_h))
+    r = _dot(settings, prev.h, unpacked(w_h))
     z = blocks["gx"].astype(jnp.float32) + r
     C, h = pointwise(settings.spec, NO_WEIGHTS, prev.C, z)
     state = LSTMState(C, h.astype(prev.h.dtype))
@@ -245,14 +223,14 @@ def backward(
     loop = Loop(
         step=partial(_backward_step, settings, _tile(device_kind, params.w_h.shape[0])),
         reverse=not settings.reverse,
-        w_h=_packed(params.w_h.T),
+        w_h=packed(params.w_h.T),
         reset=None,
         out={"dz": (z.shape[-1], xs.dtype)},
         plan=_planned(operands, vmem),
         vmem=vmem,
         interpret=interpret,
     )
-    (d_state, d_reset), streamed = _run(loop, streams, (carried, reset))
+    (d_state, d_reset), streamed = run_loop(loop, streams, (carried, reset))
     dz = streamed["dz"].reshape(z.shape)
 
     def like(ct: LSTMState, state: LSTMState) -> LSTMState:
@@ -277,7 +255,7 @@ def _backward_step(
     d_state = LSTMState(ct.C, ct.h + blocks["ct_hs"].astype(jnp.float32))
     if mask is not None:
         d_state = _choose(mask == HOLD, zeros, d_state)
-    H, w = C.shape[-1], _unpacked(w_hT)
+    H, w = C.shape[-1], unpacked(w_hT)
 
     def of_tile(n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Of ``tile`` hidden units from n on: dC, dz, and what they add to dh of all units."""
@@ -354,124 +332,6 @@ def _planned(operands: Operands, vmem: int) -> Plan:
     plan = _plan(operands, vmem)
     assert plan is not None  # why_not has said so before
     return plan
-
-
-def _run(loop: Loop, streams: dict[str, Any], carried: Any) -> tuple[Any, dict[str, jax.Array]]:
-    """The whole loop, in blocks of time; what does not fill a block goes in one of its own."""
-    streams = {k: a for k, a in streams.items() if a is not None}
-    T = next(iter(streams.values())).shape[0]
-    steps = loop.plan.steps
-    whole = T // steps * steps
-    parts = [(0, whole, steps), (whole, T, T - whole)]
-    done: list[dict[str, jax.Array]] = []
-    for start, stop, steps in reversed(parts) if loop.reverse else parts:
-        if start == stop:
-            continue
-        part = {k: a[start:stop] for k, a in streams.items()}
-        block = loop._replace(plan=loop.plan._replace(steps=steps))
-        carried, streamed = _call(block, part, carried)
-        done.append(streamed)
-    if len(done) == 1:
-        return carried, done[0]
-    done = done[::-1] if loop.reverse else done
-    return carried, jax.tree.map(lambda *a: jnp.concatenate(a), *done)
-
-
-def _call(loop: Loop, streams: dict[str, jax.Array], carried: Any) -> tuple[Any, dict[str, Any]]:
-    """One ``pallas_call``: a grid over blocks of the batch, in parallel, and of time, in order."""
-    plan, w_h, out = loop.plan, loop.w_h, loop.out
-    T, B, _ = next(iter(streams.values())).shape
-    blocks = T // plan.steps
-    state, tree = jax.tree.flatten(carried)
-    resets = jax.tree.leaves(loop.reset)
-
-    def streamed(n: int) -> pl.BlockSpec:
-        def index(b: Any, t: Any) -> tuple[Any, ...]:
-            return (blocks - 1 - t if loop.reverse else t), b, 0
-
-        return pl.BlockSpec((plan.steps, plan.rows, n), index)
-
-    def of_state(a: jax.Array) -> pl.BlockSpec:
-        return pl.BlockSpec((plan.rows, a.shape[-1]), lambda b, t: (b, 0))
-
-    def kernel(*refs: Any) -> None:
-        given = iter(refs)
-        inputs = {k: next(given) for k in streams}
-        weights = next(given)
-        first, resets_ = _take(given, len(state)), _take(given, len(resets))
-        outputs = {k: next(given) for k in out}
-        last, scratch = _take(given, len(state)), _take(given, len(state))
-
-        @pl.when(pl.program_id(1) == 0)
-        def _() -> None:
-            for ref, value in zip(scratch, first, strict=True):
-                ref[...] = value[...]
-
-        for n in range(plan.steps):
-            t = plan.steps - 1 - n if loop.reverse else n
-            at = {k: ref[t] for k, ref in inputs.items()}
-            now = jax.tree.unflatten(tree, [ref[...] for ref in scratch])
-            fresh = jax.tree.unflatten(tree, [ref[...] for ref in resets_]) if resets_ else None
-            then, written = loop.step(at, weights, now, fresh)
-            for ref, value in zip(scratch, jax.tree.leaves(then), strict=True):
-                ref[...] = value.astype(ref.dtype)
-            for k, ref in outputs.items():
-                ref[t] = written[k].astype(ref.dtype)
-
-        @pl.when(pl.program_id(1) == blocks - 1)
-        def _() -> None:
-            for ref, value in zip(last, scratch, strict=True):
-                ref[...] = value[...]
-
-    whole = pl.BlockSpec(w_h.shape, lambda b, t: (0, 0), pipeline_mode=pl.Buffered(1))
-    results = pl.pallas_call(
-        kernel,
-        grid=(B // plan.rows, blocks),
-        in_specs=[
-            *(streamed(a.shape[-1]) for a in streams.values()),
-            whole,
-            *(of_state(a) for a in (*state, *resets)),
-        ],
-        out_specs=[*(streamed(n) for n, _ in out.values()), *(of_state(a) for a in state)],
-        out_shape=[
-            *(_varying((T, B, n), dtype, w_h) for n, dtype in out.values()),
-            *(_varying(a.shape, a.dtype, w_h) for a in state),
-        ],
-        scratch_shapes=[pltpu.VMEM((plan.rows, a.shape[-1]), a.dtype) for a in state],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"),
-            vmem_limit_bytes=int(0.95 * loop.vmem * MIB),
-        ),
-        interpret=loop.interpret,
-        name="lstm_" + "_".join(out),
-    )(*streams.values(), w_h, *state, *resets)
-    return jax.tree.unflatten(tree, results[len(out) :]), dict(zip(out, results, strict=False))
-
-
-def _packed(w: jax.Array) -> jax.Array:
-    """16-bit weights as words of two rows each, which is how the matrix unit takes them.
-
-    As 16-bit arrays they would come in tiles of 8 rows, and be put together anew in every step.
-    """
-    if w.dtype.itemsize != 2:
-        return w
-    rows = w.reshape(-1, 2, w.shape[1])
-    return jax.lax.bitcast_convert_type(rows.swapaxes(1, 2), jnp.int32)
-
-
-def _unpacked(ref: Any) -> jax.Array:
-    """The weights in the kernel; costs nothing."""
-    return pltpu.bitcast(ref[...], jnp.bfloat16) if ref.dtype == jnp.int32 else ref[...]
-
-
-def _take(given: Iterator[Any], n: int) -> list[Any]:
-    return [next(given) for _ in range(n)]
-
-
-def _varying(shape: tuple[int, ...], dtype: Any, like: jax.Array) -> jax.ShapeDtypeStruct:
-    """An output that varies over a ``shard_map`` as the operands do, which all vary alike."""
-    varying = jax.typeof(like).manual_axis_type
-    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=varying)
 
 
 lowering.register("tpu", "pallas_tpu", sys.modules[__name__])

@@ -9,6 +9,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from lstm_jax.backends import lowering
+from lstm_jax.backends.primitives import kernel_p
 
 
 def matmul_flops(jaxpr: ClosedJaxpr) -> int:
@@ -30,9 +31,9 @@ def recurrences(
     found = []
     for equation, _ in equations(jaxpr.jaxpr):
         step = equation.params.get("step")
-        if equation.primitive is lowering.kernel_p and step.name in ("forward", "infer"):
-            operands, *_ = jax.tree.unflatten(step.tree, [v.aval for v in equation.invars])
-            found.append(lowering.backend_of(platform, device_kind, step, operands))
+        if equation.primitive is kernel_p and step.name in ("forward", "infer"):
+            arrays = [v.aval for v in equation.invars]
+            found.append(lowering.backend_of(platform, device_kind, step, arrays))
     return found
 
 

@@ -1,0 +1,171 @@
+"""The steps of the recurrence's derivative as primitives of JAX, which every transform sees.
+
+Each primitive carries its XLA form as a jaxpr: that of :mod:`~lstm_jax.backends.fused`. Transforms, exports
+and partitioned programs use the jaxpr. :mod:`~lstm_jax.backends.lowering` puts a kernel in its place when
+the program is lowered, where platform and devices are known.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import ad
+
+from lstm_jax.backends import fused
+from lstm_jax.backends.fused import Outputs
+from lstm_jax.backends.problem import Operands, Saved, Settings
+
+log = logging.getLogger("lstm_jax")
+
+
+class Step(NamedTuple):
+    """The static description of one step.
+
+    Attributes:
+      name: "infer", "forward", "tangent" or "backward".
+      settings: The first argument of the step's function.
+      tree: The structure of its other arguments.
+      required: The backend that was asked for by name, which must run the step; None is any.
+      device_kind: The device of the mesh in context when the step was traced; None if unknown.
+      members: For each array of the other arguments, whether its first axis holds the members of an
+        ensemble, each with its own weights (see :mod:`~lstm_jax.backends.batching`). None without ensemble.
+    """
+
+    name: str
+    settings: Settings
+    tree: Any
+    required: str | None = None
+    device_kind: str | None = None
+    members: tuple[bool, ...] | None = None
+
+    def arguments(self, leaves: Any) -> Any:
+        """The other arguments, from their arrays."""
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def refusal(self, reason: str) -> ValueError:
+        """The error that says why the required backend cannot run."""
+        return ValueError(
+            f'backend {self.required!r} cannot run this: {reason}. Use backend="auto".'
+        )
+
+
+def infer(required: str | None, settings: Settings, operands: Operands) -> Outputs:
+    """:func:`lstm_jax.backends.fused.infer`."""
+    return _bind_new("infer", required, settings, operands)
+
+
+def forward(required: str | None, settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
+    """:func:`lstm_jax.backends.fused.forward`."""
+    return _bind_new("forward", required, settings, operands)
+
+
+def tangent(
+    required: str | None,
+    settings: Settings,
+    operands: Operands,
+    hs: jax.Array,
+    saved: Saved,
+    d: Operands,
+) -> Outputs:
+    """:func:`lstm_jax.backends.fused.tangent`."""
+    d = d._replace(begin=None, hold=None)
+    return _bind_new("tangent", required, settings, operands, hs, saved, d)
+
+
+def transposed(
+    settings: Settings, operands: Operands, hs: jax.Array, saved: Saved, cts: Outputs
+) -> Operands:
+    """The transpose of the tangent: from cotangents of the outputs to those of the operands."""
+    d = operands._replace(begin=None, hold=None)
+    (ct,) = jax.linear_transpose(partial(fused.tangent, settings, operands, hs, saved), d)(cts)
+    return ct
+
+
+XLA_FORMS: dict[str, Callable[..., Any]] = {
+    "infer": fused.infer,
+    "forward": fused.forward,
+    "tangent": fused.tangent,
+    "backward": transposed,
+}
+
+
+def _bind_new(name: str, required: str | None, settings: Settings, *trees: Any) -> Any:
+    leaves, tree = jax.tree.flatten(trees)
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    kind = None if described is None else described.device_kind
+    flat, out = bind(Step(name, settings, tree, required, kind), leaves)
+    return jax.tree.unflatten(out, flat)
+
+
+def bind(step: Step, leaves: list[Any]) -> tuple[list[jax.Array], Any]:
+    """Binds the step's primitive to the arrays of its arguments: the output's arrays and structure."""
+
+    def function(*leaves: jax.Array) -> Any:
+        return XLA_FORMS[step.name](step.settings, *step.arguments(leaves))
+
+    if step.members is not None:
+        function = jax.vmap(function, in_axes=tuple(0 if m else None for m in step.members))
+    jaxpr, out = jax.make_jaxpr(function, return_shape=True)(*leaves)
+    primitive = tangent_p if step.name == "tangent" else kernel_p
+    return primitive.bind(*leaves, step=step, jaxpr=jaxpr), jax.tree.structure(out)
+
+
+def run_xla(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
+    """The XLA form."""
+    return jaxpr_as_fun(jaxpr)(*leaves)
+
+
+def _jvp(primals: Any, tangents: Any, *, step: Step, jaxpr: Any) -> tuple[Any, Any]:
+    """Of a step of the first derivative: a part of the second."""
+    if step.required:
+        _log_second_order(step.required)
+    tangents = [ad.instantiate_zeros(t) for t in tangents]
+    return jax.jvp(jaxpr_as_fun(jaxpr), tuple(primals), tuple(tangents))
+
+
+@lru_cache
+def _log_second_order(backend: str) -> None:
+    log.warning("Second derivatives of backend %r run in the XLA form, as in 'fused'.", backend)
+
+
+def _primitive(name: str) -> Primitive:
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_impl(run_xla)
+    primitive.def_abstract_eval(lambda *avals, step, jaxpr: jaxpr.out_avals)
+    ad.primitive_jvps[primitive] = _jvp
+    return primitive
+
+
+kernel_p = _primitive("lstm_recurrence")
+tangent_p = _primitive("lstm_recurrence_tangent")  # linear in the last of its arguments
+
+
+def _transpose(cts: Any, *leaves: Any, step: Step, jaxpr: Any) -> list[Any]:
+    operands, hs, saved, d = step.arguments(leaves)
+    outputs = [ad.instantiate_zeros(ct) for ct in cts]
+    constants = jax.tree.leaves((operands, hs, saved))
+    tree = jax.tree.structure(
+        (operands, hs, saved, jax.tree.unflatten(_outputs(operands), outputs))
+    )
+    members = step.members
+    if members is not None:
+        members = members[: len(constants)] + (True,) * len(outputs)
+    back = step._replace(name="backward", tree=tree, members=members)
+    transposed, _ = bind(back, [*constants, *outputs])
+    linear = jax.tree.leaves(d, is_leaf=ad.is_undefined_primal)
+    return [None] * len(constants) + [
+        ct if ad.is_undefined_primal(leaf) else None
+        for leaf, ct in zip(linear, transposed, strict=True)
+    ]
+
+
+def _outputs(operands: Operands) -> Any:
+    """The structure of what the tangent returns: a state and a sequence of hidden states."""
+    return jax.tree.structure((operands.state, operands.xs))
+
+
+ad.primitive_transposes[tangent_p] = _transpose

@@ -1,0 +1,80 @@
+"""What a lowering rule knows of the devices that its program is for.
+
+JAX has no public interface for this. All private names are read here, and the file fails closed: where one
+is gone, the program counts as partitioned, which means the XLA form, and a warning says so once.
+"""
+
+import logging
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+
+log = logging.getLogger("lstm_jax")
+
+
+class Target(NamedTuple):
+    """The devices of a program.
+
+    Attributes:
+      device_kind: Their ``device_kind``; None if it is not known.
+      partitioned: Why no kernel can run: XLA's partitioner would have to split it. None if one can.
+    """
+
+    device_kind: str | None
+    partitioned: str | None
+
+
+def target_of(ctx: Any, platform: str, kind_in_context: str | None) -> Target:
+    """The target of the program that ``ctx``, the context of a lowering rule, belongs to.
+
+    Args:
+      ctx: The first argument of a lowering rule.
+      platform: The platform that the rule is registered for.
+      kind_in_context: The device of the mesh that was in context at trace time, or None.
+    """
+    try:
+        return Target(_device_kind(ctx, platform, kind_in_context), _partitioned(ctx))
+    except AttributeError as error:
+        reason = f"this version of JAX does not say which devices the program is for: {error}"
+        _warn_once(reason)
+        return Target(None, reason)
+
+
+@lru_cache
+def _warn_once(reason: str) -> None:
+    log.warning("%s. The XLA backend 'fused' runs.", reason)
+
+
+def _partitioned(ctx: Any) -> str | None:
+    context = ctx.module_context.axis_context
+    if hasattr(context, "manual_axes"):  # inside shard_map
+        auto = [a for a in context.mesh.axis_names if a not in context.manual_axes]
+        alone = not auto or context.mesh.size == 1
+        return None if alone else f"the mesh axes {auto} are not manual"
+    devices = context.num_devices
+    return None if devices == 1 else f"{devices} devices share it, outside jax.shard_map"
+
+
+def _device_kind(ctx: Any, platform: str, kind_in_context: str | None) -> str | None:
+    module = ctx.module_context
+    if hasattr(module.axis_context, "manual_axes"):
+        kind = _kind_of(module.axis_context.mesh)
+        if kind is not None:
+            return kind
+    for aval in ctx.avals_in:
+        kind = _kind_of(aval.sharding.mesh)
+        if kind is not None:
+            return kind
+    if kind_in_context is not None:
+        return kind_in_context
+    if module.lowering_parameters.for_export or platform != jax.default_backend():
+        return None
+    kinds = {device.device_kind for device in jax.devices()}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _kind_of(mesh: Any) -> str | None:
+    """The device of a ``Mesh`` or an ``AbstractMesh``, if it says."""
+    described = mesh.abstract_mesh.abstract_device
+    return None if described is None else described.device_kind
