@@ -1,7 +1,7 @@
 """What a time step costs on TPUs, from the schedules of the real compiler, without a TPU.
 
     pip install -e '.[tpu-aot]'
-    python -m benchmarks.tpu_static [--chips v5e v6e] [--sizes 128,1024 64,512] [--json FILE]
+    python -m benchmarks.tpu_static [--chips v5e v6e] [--sizes 128,1024 64,512] [--program] [--json FILE]
 
 A bundle is one instruction word of the core and takes one cycle to issue. Bundles are counted in
 the final schedule that the compiler writes, each loop's weighted by its trip count: each run first
@@ -9,6 +9,9 @@ counts one loop rolled and unrolled, which must agree within a factor of two. Th
 that a step must move from and to HBM. Neither says how long the core waits for data that is late: a
 time from this table is a lower bound, ``max(bundles / clock, bytes / bandwidth)``, summed over the
 operations of a loop that XLA runs one after another.
+
+The rows ``jit(lstm)`` are the program that a user writes, ``jax.jit(lstm)`` and its gradient, with nothing
+but the sharding of its arguments to say which chip it is for. With ``--program`` there are no other rows.
 
 The twin is the same kernel, same streams, with the gates taken out: its map is a maximum over the
 pre-activations. ``twin`` is the twin's bundles over the kernel's: how much of the element-wise work is
@@ -50,6 +53,11 @@ CHIPS = {
 }
 SIZES = [(128, 1024), (64, 512)]
 HEAD = "chip   B     H  backend     pass       bundles   HBM kB       us   twin  share  compile"
+PASSES = {  # the kernel's name: its pass, and how many bfloat16 arrays [B, H] it streams per step
+    "lstm_hs_C_z": ("forward", 4 + 1 + 2 + 4),
+    "lstm_hs": ("infer", 5),
+    "lstm_dz": ("backward", 4 + 2 + 1 + 4),
+}
 STEPS = 64  # of the kernels: a few blocks of time
 STEPS_XLA = 1024  # of XLA's loops: long enough that nothing of [T, ...] fits in VMEM
 
@@ -60,16 +68,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--chips", nargs="+", default=list(CHIPS), choices=CHIPS)
     parser.add_argument("--sizes", nargs="+", default=[f"{B},{H}" for B, H in SIZES], metavar="B,H")
     parser.add_argument("--json", help="also write every figure here")
+    parser.add_argument("--program", action="store_true", help="only the rows of jit(lstm)")
     parser.add_argument("--child", choices=CHIPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     sizes = [tuple(int(n) for n in size.split(",")) for size in arguments.sizes]
     if arguments.child:
-        _measure_chip(arguments.child, sizes)
+        _measure_chip(arguments.child, sizes, arguments.program)
         return 0
     rows = []
     print(HEAD)
     for chip in arguments.chips:
-        for row in _run_child(chip, arguments.sizes):
+        for row in _run_child(chip, arguments.sizes, arguments.program):
             rows.append(row)
             print(_line(row), flush=True)
     if arguments.json:
@@ -81,9 +90,10 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if impossible else 0
 
 
-def _run_child(chip: str, sizes: list[str]) -> Iterator[dict]:
+def _run_child(chip: str, sizes: list[str], program: bool) -> Iterator[dict]:
     """Environment variables must be there before jax is imported, and differ from chip to chip."""
     command = [sys.executable, "-m", "benchmarks.tpu_static", "--child", chip, "--sizes", *sizes]
+    command += ["--program"] * program
     with tempfile.TemporaryDirectory() as dump:
         flags = "--xla_jf_dump_hlo_text=true --xla_jf_dump_llo_text=true"
         environment = os.environ | {
@@ -102,7 +112,7 @@ def _run_child(chip: str, sizes: list[str]) -> Iterator[dict]:
         raise SystemExit(f"{chip} failed; is libtpu there? pip install -e '.[tpu-aot]'")
 
 
-def _measure_chip(name: str, sizes: list[tuple[int, ...]]) -> None:
+def _measure_chip(name: str, sizes: list[tuple[int, ...]], program: bool) -> None:
     """In the child: one JSON object a line."""
     import jax
     import numpy as np
@@ -114,7 +124,8 @@ def _measure_chip(name: str, sizes: list[tuple[int, ...]]) -> None:
     assert topology.devices[0].device_kind == chip.device_kind, topology.devices[0].device_kind
     _check_counting(mesh)
     for B, H in sizes:
-        for row in (*_kernels(chip, mesh, B, H), *_loops(chip, mesh, B, H)):
+        measured = [_programs] if program else [_programs, _kernels, _loops]
+        for row in (row for measure in measured for row in measure(chip, mesh, B, H)):
             print(json.dumps({"chip": name, "B": B, "H": H} | row), flush=True)
 
 
@@ -168,6 +179,40 @@ def _problem(mesh, T: int, B: int, H: int, spec):
     return Settings(spec), operands, saved, (state, of((T, B, H)))
 
 
+def _programs(chip: Chip, mesh, B: int, H: int):
+    """Rows of the kernels in ``jax.jit(lstm)`` and in its gradient."""
+    import jax
+    import jax.numpy as jnp
+
+    from lstm_jax import LSTMSpec, lstm
+    from lstm_jax.backends import pallas_tpu
+
+    settings, operands, _, _ = _problem(mesh, STEPS, B, H, LSTMSpec())
+    if pallas_tpu.why_not(settings, operands, chip.device_kind) is not None:
+        return
+    steps = pallas_tpu._plan(operands, pallas_tpu.vmem_of(chip.device_kind)).steps
+
+    def loss(params, xs):
+        return (lstm(params, xs)[1].astype(jnp.float32) ** 2).sum()
+
+    gradient = jax.grad(loss, argnums=(0, 1))
+    for function, kernels in ((lstm, ["lstm_hs"]), (gradient, ["lstm_hs_C_z", "lstm_dz"])):
+        start = time.time()
+        jax.jit(function).lower(operands.params, operands.xs).compile()
+        seconds = time.time() - start
+        for kernel in kernels:
+            bundles = _bundles(kernel, outermost=STEPS // steps) / STEPS
+            streams = PASSES[kernel][1] * B * H * 2
+            yield {
+                "backend": "jit(lstm)",
+                "pass": PASSES[kernel][0],
+                "bundles": round(bundles),
+                "bytes": streams,
+                "us": max(bundles / chip.ghz, streams / chip.gbs) / 1e3,
+                "compile_s": seconds,
+            }
+
+
 def _kernels(chip: Chip, mesh, B: int, H: int):
     """Rows of the kernel's three passes, each beside its twin."""
     import jax
@@ -196,14 +241,9 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
         return
     plan = pallas_tpu._plan(problem[1], pallas_tpu.vmem_of(chip.device_kind))
     assert STEPS % plan.steps == 0
-    H_bytes = B * H * 2
-    passes = {  # kernel's name, bytes a step
-        "forward": ("lstm_hs_C_z", (4 + 1 + 2 + 4) * H_bytes),
-        "infer": ("lstm_hs", 5 * H_bytes),
-        "backward": ("lstm_dz", (4 + 2 + 1 + 4) * H_bytes),
-    }
     least_twin = {}
-    for kind, (kernel, bytes_a_step) in passes.items():
+    for kernel, (kind, arrays) in PASSES.items():
+        bytes_a_step = arrays * B * H * 2
         bundles, seconds = {}, {}
         for spec in (LSTMSpec(), Twin()):
             settings, operands, saved, cts = _problem(mesh, STEPS, B, H, spec)

@@ -54,6 +54,11 @@ def check_spec(spec: Any, base: Any) -> None:
             f"{sorted(unknown)} are not fields; write @dataclass(frozen=True) above the class. Compiled "
             "programs are reused for specs that are equal."
         )
+    if kind.pointwise is base.pointwise and len(spec.activations) != spec.gates:
+        raise ValueError(
+            f"expected {kind.__name__} to have one activation per gate, got gates = {spec.gates} and "
+            f"{len(spec.activations)} activations; set both, and override combine."
+        )
 
 
 def check_params(spec: Any, params: LSTMParams, input_size: int) -> None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax import LSTMParams, LSTMState, init_lstm, lstm_cell
+from lstm_jax import LSTMParams, LSTMState, init_lstm, lstm, lstm_cell
 from tests import reference
 from tests.cases import assert_close, make_case
 from tests.compilation import optimized
@@ -94,6 +94,73 @@ def test_saturated_gates_keep_the_cell_state_and_its_gradient():
 
     assert_close(last_C(C), C, atol=0)
     assert_close(jax.jacobian(last_C)(C), jnp.eye(H), atol=0)
+
+
+Z = np.linspace(-30, 30, 121)  # exact in bfloat16
+H_Z = Z.size
+
+
+def one_gate(gate, bias, dtype, run):
+    """One step in which unit n of ``gate`` has the pre-activation ``Z[n]``: that gate times a constant."""
+    C = 1.0 if gate == "f" else 0.0
+    state = LSTMState(jnp.full((8, H_Z), C), jnp.zeros((8, H_Z), dtype))
+    weights = jnp.zeros((1, 4 * H_Z), dtype), jnp.zeros((H_Z, 4 * H_Z), dtype)
+    state = run(LSTMParams(*weights, bias), jnp.zeros((1, 8, 1), dtype), state)
+    return (state.h if gate == "o" else state.C)[0].astype(jnp.float32)
+
+
+def bias_of(gate, dtype):
+    others = {"i": 40.0, "f": 40.0, "g": 0.0 if gate == "f" else 40.0, "o": 40.0}
+    blocks = {k: np.full(H_Z, value) for k, value in others.items()} | {gate: Z}
+    return jnp.asarray(np.concatenate([blocks[k] for k in "ifgo"]), dtype)
+
+
+RUNS = {
+    "lstm_cell": lambda params, xs, state: lstm_cell(params, state, xs[0])[0],
+    "scan": lambda params, xs, state: lstm(params, xs, state, backend="scan")[0],
+    "fused": lambda params, xs, state: lstm(params, xs, state, backend="fused")[0],
+    "columns": lambda params, xs, state: lstm(params, xs, state, backend="columns")[0],
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("gate", ["i", "f", "o"])
+def test_closed_gates(gate, dtype, name):
+    """Gates and their gradients from wide open to closed, relative to their own size.
+
+    The reference and ``lstm_cell`` are exact. The other backends have the absolute error of one tanh.
+    """
+    bias = bias_of(gate, dtype)
+    run = partial(one_gate, gate, dtype=dtype, run=RUNS[name])
+    got = np.asarray(optimized(run)(bias), np.float64)
+    gradient = np.asarray(optimized(jax.grad(lambda b: run(b).sum()))(bias), np.float64)
+    gradient = gradient.reshape(4, H_Z)["ifgo".index(gate)]
+    scale = np.tanh(1.0) if gate == "o" else 1.0  # h = o * tanh(C)
+    sigma = reference.sigma(Z)
+    slope = sigma * (1 - sigma)
+    rounding = 2.0**-8  # of bfloat16: the gradient of a bfloat16 bias, and h
+    rtol = 3e-7 if dtype == jnp.float32 or gate != "o" else rounding
+    rtol_of_gradient = 3e-7 if dtype == jnp.float32 else 2 * rounding
+    atol = 0.0 if name in ("lstm_cell", "scan") else 1.2e-7
+    np.testing.assert_allclose(got / scale, sigma, rtol=rtol, atol=atol)
+    closed = Z <= 0
+    np.testing.assert_allclose(
+        gradient[closed] / scale, slope[closed], rtol=rtol_of_gradient, atol=atol
+    )
+    # An open gate is rounded to 1, so that 1 - f has the absolute error of that.
+    np.testing.assert_allclose(gradient / scale, slope, rtol=rtol_of_gradient, atol=1.2e-7)
+
+
+@pytest.mark.parametrize("name", ["fused", "columns"])
+def test_what_one_tanh_makes_of_a_closed_gate(name):
+    """As documented: exactly 0 from -17.5 on, and off by up to 1 % of itself at -11.5."""
+    run = partial(one_gate, "i", dtype=jnp.float32, run=RUNS[name])
+    got = np.asarray(optimized(run)(bias_of("i", jnp.float32)), np.float64)
+    error = np.abs(got / reference.sigma(Z) - 1)
+    assert not got[Z <= -17.5].any()
+    assert 1e-3 < error[Z == -11.5] < 1e-2
+    assert 2e-5 < error[Z == -8] < 4e-4
 
 
 @pytest.mark.usefixtures("unannotated")

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from lstm_jax.backends import lowering
 from lstm_jax.backends.fused import Outputs
-from lstm_jax.backends.one_tanh import pointwise
+from lstm_jax.backends.one_tanh import packs, pointwise, pointwise_of_scaled, scale_weights
 from lstm_jax.backends.problem import Operands, Saved, Settings
 from lstm_jax.carry import vary_as
 from lstm_jax.cell import LSTMSpec, own_weights
@@ -69,8 +69,14 @@ def unroll(settings: Settings, operands: Operands) -> Outputs:
 
 
 def infer(settings: Settings, operands: Operands, device_kind: str | None = None) -> Outputs:
-    """The loop alone."""
-    return _loop(settings, operands, save=lambda C, z: None)[0]
+    """The loop alone. With one tanh for all gates, the weights are scaled once, outside of it."""
+    spec, f = settings.spec, pointwise
+    if packs(spec):
+        operands, f = (
+            operands._replace(params=scale_weights(spec, operands.params)),
+            pointwise_of_scaled,
+        )
+    return _loop(settings, operands, f, save=lambda C, z: None)[0]
 
 
 def forward(
@@ -87,12 +93,14 @@ def forward(
     def save(C: jax.Array, z: jax.Array) -> Saved:
         return Saved(_rows(C, rows), None if recompute else _rows(z.astype(dtype), rows))
 
-    outputs, saved = _loop(settings, operands, save)
+    outputs, saved = _loop(settings, operands, pointwise, save)
     T, *batch, _ = operands.xs.shape
     return outputs, jax.tree.map(lambda a: a.reshape(T, *batch, a.shape[-1]), saved)
 
 
-def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> tuple[Outputs, Any]:
+def _loop(
+    settings: Settings, operands: Operands, pointwise: Callable[..., Any], save: Callable[..., Any]
+) -> tuple[Outputs, Any]:
     shape = operands.state.h.shape
     params, xs, state, reset_state, begin, hold = _one_batch_axis(operands)
     rows, dtype = xs.shape[1], xs.dtype

@@ -1,0 +1,104 @@
+"""``lstm`` of this checkout beside that of an earlier one, in one process.
+
+    python -m benchmarks.against REVISION [--shapes 128,32,256,256 ...] [--rounds 7] [--vmap 4]
+
+The earlier package is taken from git and imported under another name. Prints, forward and with gradient, the
+instructions of the optimized program, which have no noise, and the median over the rounds of the time ratio.
+"""
+
+import argparse
+import importlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+
+import lstm_jax
+from benchmarks.problem import Problem, arrays
+from benchmarks.timing import interleaved, median_ratio
+
+ROOT = Path(__file__).parents[1]
+EARLIER = "earlier_lstm_jax"
+SHAPES = ["128,32,256,256", "128,64,64,64", "512,32,128,128", "100,16,1024,1024"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("revision", help="of the earlier checkout, such as HEAD~1")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="T,B,I,H")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--vmap", type=int, help="divide the rows among this many calls in a vmap")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        earlier = import_earlier(args.revision, Path(folder))
+        print("T,B,I,H            pass        instructions          ratio   time ratio      ms")
+        for shape in args.shapes:
+            problem = Problem(*(int(n) for n in shape.split(",")))
+            for name, function in (("forward", forward), ("gradient", gradient)):
+                row = compare(
+                    partial(function, args.backend, args.vmap), earlier, problem, args.rounds
+                )
+                print(f"{shape:18} {name:9} {row}", flush=True)
+
+
+def import_earlier(revision: str, folder: Path) -> ModuleType:
+    """The package at ``revision``, under another name."""
+    archive = subprocess.run(
+        ["git", "archive", revision, "lstm_jax"], cwd=ROOT, capture_output=True, check=True
+    )
+    subprocess.run(["tar", "x", "-C", folder], input=archive.stdout, check=True)
+    (folder / "lstm_jax").rename(folder / EARLIER)
+    for file in (folder / EARLIER).rglob("*.py"):
+        text = re.sub(r"\blstm_jax\b", EARLIER, file.read_text(encoding="utf-8"))
+        file.write_text(text.replace(f'"{EARLIER}.LSTM', '"earlier.LSTM'), encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    return importlib.import_module(EARLIER)
+
+
+def forward(backend: str, members: int | None, module: ModuleType, params: Any, xs: Any) -> Any:
+    """The hidden states."""
+    run = lambda xs: module.lstm(params, xs, backend=backend)[1]  # noqa: E731
+    if members is None:
+        return run(xs)
+    T, B, I = xs.shape
+    return jax.vmap(run, 1, 1)(xs.reshape(T, members, B // members, I))
+
+
+def gradient(backend: str, members: int | None, module: ModuleType, params: Any, xs: Any) -> Any:
+    """The gradient by parameters and inputs."""
+
+    def loss(params: Any, xs: Any) -> Any:
+        return (forward(backend, members, module, params, xs) ** 2).sum()
+
+    return jax.grad(loss, argnums=(0, 1))(params, xs)
+
+
+def compare(
+    function: Callable[..., Any], earlier: ModuleType, problem: Problem, rounds: int
+) -> str:
+    """One row of the table."""
+    params, xs, _ = arrays(problem)
+    runs, counts = {}, {}
+    for module in (earlier, lstm_jax):
+        given = module.LSTMParams(**vars(params)), xs
+        compiled = jax.jit(partial(function, module)).lower(*given).compile()
+        counts[module] = len(re.findall(r"^\s+(?:ROOT )?\S+ = ", compiled.as_text(), re.M))
+        runs[module] = lambda c=compiled, g=given: jax.block_until_ready(c(*g))
+    samples = interleaved(runs, rounds)
+    before, after = counts[earlier], counts[lstm_jax]
+    ratio = median_ratio(samples[lstm_jax], samples[earlier])
+    least = min(samples[lstm_jax])
+    return f"{before:6} -> {after:5} {after / before:14.3f} {ratio:12.3f} {least:7.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Cells that users could write, each with its step in float64 NumPy. ``Peephole`` is the documentation's."""
+
+import doctest
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax import LSTMSpec
+from tests.reference import sigma
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def from_documentation(page: str, name: str) -> Any:
+    """The class ``name`` as a page defines it, by running the page's examples up to it."""
+    namespace: dict[str, Any] = {}
+    for example in doctest.DocTestParser().get_examples((DOCS / page).read_text(encoding="utf-8")):
+        exec(compile(example.source, page, "single"), namespace)
+        if name in namespace:
+            return namespace[name]
+    raise LookupError(f"{page} does not define {name}")
+
+
+Peephole = from_documentation("extending.md", "Peephole")
+Coupled = from_documentation("extending.md", "Coupled")
+
+
+@dataclass(frozen=True)
+class Clipped(LSTMSpec):
+    """Limits the cell state."""
+
+    limit: float = 0.3
+
+    def combine(self, params, C, i, f, g, o):
+        C, h = super().combine(params, C, i, f, g, o)
+        return jnp.clip(C, -self.limit, self.limit), h
+
+
+@dataclass(frozen=True)
+class Hard(LSTMSpec):
+    """Gates with a hard sigmoid."""
+
+    activations = (jax.nn.hard_sigmoid, jax.nn.hard_sigmoid, jnp.tanh, jax.nn.hard_sigmoid)
+
+
+@dataclass(frozen=True)
+class Normalized(LSTMSpec):
+    """Normalizes the pre-activations over the units, which makes the units depend on each other."""
+
+    def pointwise(self, params, C, z):
+        z = z - z.mean(-1, keepdims=True)
+        return super().pointwise(params, C, z / jnp.sqrt((z * z).mean(-1, keepdims=True) + 1e-5))
+
+
+class Centered:
+    """A mixin that mixes units."""
+
+    def pointwise(self, params, C, z):
+        C, h = LSTMSpec.pointwise(self, params, C, z)
+        return C, h - h.mean(-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Mixed(Centered, LSTMSpec):
+    pass
+
+
+@dataclass(frozen=True)
+class Derived(Clipped):
+    """Computes something from its fields, and keeps it."""
+
+    @cached_property
+    def half(self):
+        return self.limit / 2
+
+    def combine(self, params, C, i, f, g, o):
+        C, h = super().combine(params, C, i, f, g, o)
+        return C, h * self.half
+
+
+class NotADataclass(LSTMSpec):
+    def __init__(self, limit):
+        object.__setattr__(self, "limit", limit)
+
+
+def peephole(params, C, z):
+    p_i, p_f, p_o = params["peephole"]
+    i, f, g, o = np.split(z, 4, axis=-1)
+    f = sigma(f + p_f * C)
+    i = sigma(i + p_i * C)
+    C = f * C + i * np.tanh(g)
+    return C, sigma(o + p_o * C) * np.tanh(C)
+
+
+def coupled(params, C, z):
+    i, g, o = np.split(z, 3, axis=-1)
+    C = (1 - sigma(i)) * C + sigma(i) * np.tanh(g)
+    return C, sigma(o) * np.tanh(C)
+
+
+def plain(params, C, z, gate=sigma):
+    i, f, g, o = np.split(z, 4, axis=-1)
+    C = gate(f) * C + gate(i) * np.tanh(g)
+    return C, gate(o) * np.tanh(C)
+
+
+def clipped(params, C, z):
+    C, h = plain(params, C, z)
+    return np.clip(C, -0.3, 0.3), h
+
+
+def hard(params, C, z):
+    return plain(params, C, z, gate=lambda z: np.clip(z / 6 + 0.5, 0, 1))
+
+
+def normalized(params, C, z):
+    z = z - z.mean(-1, keepdims=True)
+    return plain(params, C, z / np.sqrt((z * z).mean(-1, keepdims=True) + 1e-5))
+
+
+def mixed(params, C, z):
+    C, h = plain(params, C, z)
+    return C, h - h.mean(-1, keepdims=True)
+
+
+def derived(params, C, z):
+    C, h = clipped(params, C, z)
+    return C, h * 0.15
+
+
+CELLS = {
+    "peephole": (Peephole(), peephole),
+    "coupled": (Coupled(), coupled),
+    "clipped": (Clipped(), clipped),
+    "hard": (Hard(), hard),
+    "derived": (Derived(), derived),
+    "normalized": (Normalized(), normalized),
+    "mixed": (Mixed(), mixed),
+}
+"""By name: the spec, and ``(params, C, z) -> (C, h)`` in NumPy."""
+
+
+def in_numpy(step, params, xs):
+    """A sequence ``[T, *B, I]`` from zero states: ``(C, h), hs``. ``params`` are arrays by name."""
+    H = params["w_h"].shape[0]
+    C, h = np.zeros((*xs.shape[1:-1], H)), np.zeros((*xs.shape[1:-1], H))
+    hs = []
+    for x in xs:
+        C, h = step(params, C, x @ params["w_x"] + h @ params["w_h"] + params["bias"])
+        hs.append(h)
+    return (C, h), np.stack(hs)
