@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import batching
 
-from lstm_jax.backends.primitives import Step, bind, kernel_p, tangent_p
+from lstm_jax.backends.primitives import Step, bind, kernel_p, log_once, tangent_p
 from lstm_jax.backends.problem import Operands
 
 WEIGHTS = -1
@@ -28,11 +28,10 @@ def _batch(
         out = primitive.bind(*leaves, step=step, jaxpr=jaxpr)
         return out, [None] * len(out)
     if axis_data.explicit_mesh_axis is not None:
+        reason = f"vmap maps an axis that is sharded over {axis_data.explicit_mesh_axis}, an Explicit axis"
         if step.required:
-            raise step.refusal(
-                f"vmap maps an axis that is sharded over the Explicit mesh axis "
-                f"{axis_data.explicit_mesh_axis}"
-            )
+            raise step.refusal(reason)
+        log_once(reason, None)
         out = jax.vmap(jaxpr_as_fun(jaxpr), in_axes=tuple(dims))(*leaves)
         return out, [0] * len(out)
     places = jax.tree.leaves(_batch_axes(step))

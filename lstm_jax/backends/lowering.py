@@ -101,8 +101,8 @@ def _lower_to_kernel(platform: str, ctx: Any, *leaves: Any, step: Step, jaxpr: A
         function = _with_kernel(step, partial(getattr(kernels, step.name), device_kind=kind))
     elif step.required:
         raise step.refusal(reason)
-    elif platform == "tpu":  # elsewhere much less is lost
-        _log_once(name, reason)
+    else:
+        _log_once(logging.WARNING if platform == "tpu" else logging.INFO, name, reason)
     return mlir.lower_fun(function, multiple_results=True)(ctx, *leaves)
 
 
@@ -134,8 +134,8 @@ def _lower_to_xla(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
 
 
 @lru_cache
-def _log_once(name: str, reason: str) -> None:
-    log.warning("%s does not run: %s; the XLA backend 'fused' does.", name, reason)
+def _log_once(level: int, name: str, reason: str) -> None:
+    log.log(level, "%s does not run: %s; the XLA backend 'fused' does.", name, reason)
 
 
 @lru_cache

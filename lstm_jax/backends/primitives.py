@@ -120,15 +120,16 @@ def run_xla(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
 
 def _jvp(primals: Any, tangents: Any, *, step: Step, jaxpr: Any) -> tuple[Any, Any]:
     """Of a step of the first derivative: a part of the second."""
-    if step.required:
-        _log_second_order(step.required)
+    log_once("this is a part of a second derivative", step.required)
     tangents = [ad.instantiate_zeros(t) for t in tangents]
     return jax.jvp(jaxpr_as_fun(jaxpr), tuple(primals), tuple(tangents))
 
 
 @lru_cache
-def _log_second_order(backend: str) -> None:
-    log.warning("Second derivatives of backend %r run in the XLA form, as in 'fused'.", backend)
+def log_once(reason: str, required: str | None) -> None:
+    """Says that steps run in the XLA form: as a warning if a backend was asked for by name."""
+    level = logging.INFO if required is None else logging.WARNING
+    log.log(level, "%s: the XLA backend 'fused' runs, because %s.", required or "auto", reason)
 
 
 def _primitive(name: str) -> Primitive:
