@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
+from lstm_jax import serialization  # noqa: F401  registers LSTMParams with Flax
 from lstm_jax.cell import LSTMSpec, Precision, lstm_cell, param_initializers
 from lstm_jax.checks import check_registered
 from lstm_jax.initializers import Initializer

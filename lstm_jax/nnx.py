@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
+from lstm_jax import serialization  # noqa: F401  registers LSTMParams with Flax
 from lstm_jax.cell import LSTMSpec, Precision, init_lstm, lstm_cell
 from lstm_jax.initializers import Initializer
 from lstm_jax.modules import layer_names, run_layers, zero_carry

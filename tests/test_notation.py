@@ -1,8 +1,17 @@
+import copy
+import pickle
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import serialization
+from jax.sharding import PartitionSpec as P
 
-from lstm_jax import LSTMParams
+from lstm_jax import LSTMParams, LSTMState, init_lstm, lstm
+
+STRICT = False  # Optax
 
 NAMES = ["W_f", "W_i", "W_C", "W_o", "b_f", "b_i", "b_C", "b_o"]
 
@@ -49,3 +58,73 @@ def test_from_gates_says_what_does_not_fit():
         LSTMParams.from_gates(**given | {f"W_{n}": given[f"W_{n}"].T for n in "fiCo"})
     with pytest.raises(ValueError, match=r"\(3,\).*\(4,\).*b_i.*b_f.*b_C.*b_o"):
         LSTMParams.from_gates(**given | {"b_f": np.zeros(4, "f")})
+
+
+PARAMS = LSTMParams(jnp.ones((2, 12)), 2 * jnp.ones((3, 12)), None)
+
+
+def test_parameters_are_a_pytree_of_named_fields():
+    paths = jax.tree_util.tree_leaves_with_path(PARAMS.replace(bias=jnp.zeros(12)))
+    assert [jax.tree_util.keystr(path) for path, _ in paths] == [".w_x", ".w_h", ".bias"]
+    assert len(jax.tree.leaves(PARAMS)) == 2
+    with pytest.raises(
+        TypeError, match="not iterable"
+    ):  # a field that is added later would break it
+        _ = [*PARAMS]
+
+
+@pytest.mark.parametrize("value", [(2, 12), "kernel", True, P("data"), np.zeros(3), 0])
+def test_fields_may_hold_what_tree_transformations_put_there(value):
+    """In tests, annotations are checked when an instance is made."""
+    mapped = jax.tree.map(lambda _: value, PARAMS)
+    assert mapped.w_h is value
+    assert mapped.bias is None
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_copies(copied):
+    again = copied(PARAMS)
+    assert type(again) is LSTMParams
+    np.testing.assert_array_equal(again.w_h, PARAMS.w_h)
+
+
+def test_transforms_take_parameters():
+    def f(params):
+        return (params.w_x.sum() * params.w_h).sum()
+
+    gradient = jax.grad(f)(PARAMS)
+    assert isinstance(gradient, LSTMParams)
+    stacked = jax.tree.map(lambda a: jnp.stack([a, a]), PARAMS)
+    axes = LSTMParams(0, 0, None)
+    np.testing.assert_allclose(jax.vmap(f, (axes,))(stacked), [f(PARAMS)] * 2)
+    carried, _ = jax.lax.scan(
+        lambda p, _: (jax.tree.map(lambda a: a + 1, p), None), PARAMS, None, 3
+    )
+    np.testing.assert_array_equal(carried.w_x, PARAMS.w_x + 3)
+    assert jax.eval_shape(lambda: PARAMS).w_x.shape == (2, 12)
+    optimizer = optax.multi_transform(
+        {"a": optax.sgd(1.0), "b": optax.set_to_zero()}, LSTMParams("a", "b")
+    )
+    updates, _ = optimizer.update(gradient, optimizer.init(PARAMS))
+    assert updates.w_x.any()
+    assert not updates.w_h.any()
+
+
+def test_flax_serialization_reads_what_it_wrote():
+    import lstm_jax.linen  # registers the class
+
+    assert lstm_jax.linen
+    empty = jax.tree.map(jnp.zeros_like, PARAMS)
+    again = serialization.from_bytes(empty, serialization.to_bytes(PARAMS))
+    np.testing.assert_array_equal(again.w_h, PARAMS.w_h)
+    assert again.bias is None
+
+
+def test_an_export_of_parameters_and_states_is_written_and_read():
+    params = init_lstm(jax.random.key(0), 2, 3)
+    xs, state = jnp.ones((4, 5, 2)), LSTMState(jnp.ones((5, 3)), jnp.ones((5, 3)))
+    exported = jax.export.export(jax.jit(lstm))(params, xs, state)
+    again = jax.export.deserialize(exported.serialize())
+    final, hs = again.call(params, xs, state)
+    assert isinstance(final, LSTMState)
+    np.testing.assert_allclose(hs, lstm(params, xs, state)[1], atol=1e-6)

@@ -52,9 +52,7 @@ class SequenceModel(nnx.Module):
         dtype = jnp.dtype(model.dtype)
         self.reads_symbols = sizes.vocabulary_size > 0
         if self.reads_symbols:
-            self.embedding = nnx.Embed(
-                sizes.vocabulary_size, model.embedding_size, dtype=dtype, rngs=rngs
-            )
+            self.embedding = nnx.Embed(sizes.vocabulary_size, model.embedding_size, rngs=rngs)
         self.lstm = LSTM(
             model.embedding_size if self.reads_symbols else sizes.input_size,
             model.hidden_size,
@@ -75,7 +73,7 @@ class SequenceModel(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(sizes.output_size))
         else:
             width = model.hidden_size * (2 if model.bidirectional else 1)
-            self.read_out = nnx.Linear(width, sizes.output_size, dtype=dtype, rngs=rngs)
+            self.read_out = nnx.Linear(width, sizes.output_size, rngs=rngs)
 
     def initialize_carry(self, batch_size: int) -> Carry:
         """Zeros for every layer."""
@@ -106,7 +104,8 @@ class SequenceModel(nnx.Module):
         keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
         xs = jnp.asarray(inputs)
         if self.reads_symbols:
-            xs = self.embedding(xs, out_sharding=_beside(xs))
+            # Cast after the lookup: the gradient of the table is a sum over all positions, in float32.
+            xs = self.embedding(xs, out_sharding=_beside(xs)).astype(self.lstm.dtype)
         carry, hs = self.lstm(
             self.input_dropout(xs, deterministic=still, rngs=keys[0]),
             initial_carry=carry,
@@ -120,10 +119,16 @@ class SequenceModel(nnx.Module):
         return carry, self._read_out(hs)
 
     def _read_out(self, hs: jax.Array) -> jax.Array:
+        """The output layer ``[T, B, O]``: the product in the compute dtype, the bias in float32.
+
+        The gradient of the bias is a sum over all positions.
+        """
         if self.tied:
-            outputs = self.embedding.attend(hs)
-            return outputs.astype(jnp.float32) + self.bias[...]
-        return self.read_out(hs).astype(jnp.float32)
+            kernel, bias = self.embedding.embedding[...].T, self.bias[...]
+        else:
+            assert self.read_out.bias is not None
+            kernel, bias = self.read_out.kernel[...], self.read_out.bias[...]
+        return jnp.dot(hs, kernel.astype(hs.dtype)).astype(jnp.float32) + bias
 
 
 def make_model(

@@ -1,5 +1,6 @@
 """Where the kernels run: under every transform, on every platform, for a chip that is known."""
 
+import itertools
 import logging
 from functools import partial
 
@@ -14,6 +15,7 @@ import lstm_jax.nnx
 from lstm_jax import init_lstm, lstm
 from lstm_jax.backends import columns, lowering, primitives, target
 from tests.backends.test_agreement import assert_relative
+from tests.cases import nightly
 
 STRICT = False  # Flax
 T, N, B, I, H = 4, 2, 32, 8, 128
@@ -179,10 +181,24 @@ def mesh(kind, *names):
     return jax.make_mesh((2,) * len(names), names, axis_types=(kind,) * len(names))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("axis", ["mapped", "batch"])
-@pytest.mark.parametrize("name", ["vmap", "grad of vmap", "vmap of grad", "grad of ensemble"])
-def test_vmap_of_sharded_arrays(kind, axis, name):
+SHARDED = [
+    (AxisType.Auto, "batch", "vmap of grad"),
+    (AxisType.Auto, "mapped", "grad of ensemble"),
+    (AxisType.Explicit, "batch", "grad of vmap"),
+    (AxisType.Explicit, "mapped", "vmap of grad"),
+]
+MORE_SHARDED = itertools.product(
+    (AxisType.Auto, AxisType.Explicit),
+    ("mapped", "batch"),
+    ("vmap", "grad of vmap", "vmap of grad", "grad of ensemble"),
+)
+
+
+@pytest.mark.parametrize(
+    "options", [*SHARDED, *nightly(*(o for o in MORE_SHARDED if o not in SHARDED))]
+)
+def test_vmap_of_sharded_arrays(options):
+    kind, axis, name = options
     params, xs = arrays()
     want = jax.jit(transforms("scan")[name][0])(params, xs)
     with jax.set_mesh(mesh(kind, "data")):
