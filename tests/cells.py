@@ -142,7 +142,7 @@ CELLS = {
     "normalized": (Normalized(), normalized),
     "mixed": (Mixed(), mixed),
 }
-"""By name: the spec, and ``(params, C, z) -> (C, h)`` in NumPy."""
+"""The spec by name, and its step, ``(params, C, z) -> (C, h)`` in NumPy."""
 
 
 def in_numpy(step, params, xs):

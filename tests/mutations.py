@@ -30,9 +30,30 @@ MUTATIONS = [
     Mutation(
         "the forget and the input gate change places",
         "cell.py",
-        "C = f * C + i * g",
-        "C = i * C + f * g",
+        "f = sigmoid(z_f)\n        i = sigmoid(z_i)",
+        "f = sigmoid(z_i)\n        i = sigmoid(z_f)",
         "tests/test_cell.py",
+    ),
+    Mutation(
+        "a cell's own weights are computed with in bfloat16",
+        "cell.py",
+        "lambda p: jnp.asarray(p, wide), own_weights(params)",
+        "lambda p: jnp.asarray(p, dtype), own_weights(params)",
+        "tests/test_specs.py",
+    ),
+    Mutation(
+        "vmap of a gradient adds up the gradients of all members",
+        "backends/batching.py",
+        'or weights_mapped or step.name == "backward"',
+        "or weights_mapped",
+        "tests/backends/test_batching.py",
+    ),
+    Mutation(
+        "a renamed attribute of JAX means one device",
+        "backends/target.py",
+        "devices = context.num_devices",
+        'devices = getattr(context, "num_devices", 1)',
+        "tests/backends/test_kernels.py",
     ),
     Mutation(
         "in reverse, a reset in the padding acts on the last valid step",

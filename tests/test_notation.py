@@ -70,12 +70,12 @@ def test_parameters_are_a_pytree_of_named_fields():
     with pytest.raises(
         TypeError, match="not iterable"
     ):  # a field that is added later would break it
-        _ = [*PARAMS]
+        list(PARAMS)
 
 
 @pytest.mark.parametrize("value", [(2, 12), "kernel", True, P("data"), np.zeros(3), 0])
 def test_fields_may_hold_what_tree_transformations_put_there(value):
-    """In tests, annotations are checked when an instance is made."""
+    """The tests check annotations when an instance is made."""
     mapped = jax.tree.map(lambda _: value, PARAMS)
     assert mapped.w_h is value
     assert mapped.bias is None

@@ -1,9 +1,12 @@
-"""What ``vmap`` makes of the steps of the recurrence.
+"""The rules of ``vmap`` for the steps of the recurrence.
 
 If the weights are not mapped, the mapped axis becomes one more axis of the batch, and the step is bound
 again: a kernel sees only a larger batch. If they are (an ensemble), or if each member needs a gradient of
 its own of shared weights (``vmap(grad(...))``), the step keeps the mapped axis as an axis of members:
 a kernel then runs member after member, and the XLA form all members at once.
+
+A cell that could see other rows of the batch (one that is not element-wise, or projects x by itself) has no
+kernels. Its XLA form is mapped as JAX does it, because another axis of the batch could change what it computes.
 """
 
 from functools import partial
@@ -16,6 +19,7 @@ from jax.interpreters import batching
 
 from lstm_jax.backends.primitives import Step, bind, kernel_p, log_once, tangent_p
 from lstm_jax.backends.problem import Operands
+from lstm_jax.cell import LSTMSpec
 
 WEIGHTS = -1
 """The place of a batch axis in an array that has none."""
@@ -27,8 +31,8 @@ def _batch(
     if all(dim is None for dim in dims):
         out = primitive.bind(*leaves, step=step, jaxpr=jaxpr)
         return out, [None] * len(out)
-    if axis_data.explicit_mesh_axis is not None:
-        reason = f"vmap maps an axis that is sharded over {axis_data.explicit_mesh_axis}, an Explicit axis"
+    reason = _unsupported_reason(axis_data.explicit_mesh_axis, step)
+    if reason is not None:
         if step.required:
             raise step.refusal(reason)
         log_once(reason, None)
@@ -41,6 +45,16 @@ def _batch(
     if step.members is not None or weights_mapped or step.name == "backward":
         return _add_members(axis_data.size, leaves, dims, step)
     return _fold(axis_data.size, leaves, dims, step, places)
+
+
+def _unsupported_reason(explicit_mesh_axis: Any, step: Step) -> str | None:
+    """Returns why the mapped axis cannot be one of the batch or of members, or None."""
+    if explicit_mesh_axis is not None:
+        return f"vmap maps an axis that is sharded over {explicit_mesh_axis}, an Explicit axis"
+    cell = type(step.settings.spec)
+    if not cell.elementwise or (cell.project, cell.recur) != (LSTMSpec.project, LSTMSpec.recur):
+        return f"{cell.__name__} is not element-wise, or has products of its own"
+    return None
 
 
 def _fold(

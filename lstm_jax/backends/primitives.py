@@ -119,7 +119,7 @@ def run_xla(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
 
 
 def _jvp(primals: Any, tangents: Any, *, step: Step, jaxpr: Any) -> tuple[Any, Any]:
-    """Of a step of the first derivative: a part of the second."""
+    """The derivative of a step of the first derivative: a part of the second."""
     log_once("this is a part of a second derivative", step.required)
     tangents = [ad.instantiate_zeros(t) for t in tangents]
     return jax.jvp(jaxpr_as_fun(jaxpr), tuple(primals), tuple(tangents))

@@ -1,4 +1,4 @@
-"""What a lowering rule knows of the devices that its program is for.
+"""The devices that a program is for, as far as a lowering rule can know them.
 
 JAX has no public interface for this. All private names are read here, and the file fails closed: where one
 is gone, the program counts as partitioned, which means the XLA form, and a warning says so once.

@@ -132,7 +132,7 @@ def _call(loop: Loop, streams: dict[str, jax.Array], carried: Any) -> tuple[Any,
 def packed(w: jax.Array) -> jax.Array:
     """16-bit weights as words of two rows each, which is how the matrix unit takes them.
 
-    As 16-bit arrays they would come in tiles of 8 rows, and be put together anew in every step.
+    As 16-bit arrays they would come in tiles of 8 rows, and be put together again in every step.
     """
     if w.dtype.itemsize != 2:
         return w

@@ -1,5 +1,6 @@
 """``vmap`` of ``auto`` in float64: any arguments mapped, in any order with the derivatives."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax import LSTMState, lstm
+from lstm_jax import LSTMSpec, LSTMState, lstm
 from tests.backends.test_agreement import arguments, assert_relative
 from tests.cases import make_case, nightly
 
@@ -111,6 +112,24 @@ def test_an_ensemble_of_ensembles(x64, program, mapped):
         return jax.jit(jax.vmap(partial(program, backend, axes=axes), in_axes=(outer,)))
 
     assert_relative(f("auto")(given), f("scan")(given), 1e-12)
+
+
+@dataclass(frozen=True)
+class BatchNormalized(LSTMSpec):
+    """Centers the pre-activations over the first axis of the batch, which couples its rows."""
+
+    def pointwise(self, params, C, z):
+        return super().pointwise(params, C, z - z.mean(0, keepdims=True))
+
+
+@pytest.mark.parametrize("mapped", [("xs",), ("params",)])
+@pytest.mark.parametrize("program", [just_vmap, vmap_of_grad, grad_of_vmap])
+def test_rows_that_see_each_other_see_none_of_other_members(x64, monkeypatch, program, mapped):
+    given, axes = problem(mapped)
+    given["lengths"] = jnp.full_like(given["lengths"], T)  # padded rows would be seen, too
+    monkeypatch.setitem(globals(), "lstm", partial(lstm, spec=BatchNormalized()))
+    got, want = (jax.jit(partial(program, b, axes=axes))(given) for b in ("auto", "scan"))
+    assert_relative(got, want, 1e-12)
 
 
 def test_jacobians_and_second_derivatives_of_vmap(x64):

@@ -1,4 +1,4 @@
-"""Where the kernels run: under every transform, on every platform, for a chip that is known."""
+"""The kernels run under every transform, on every platform, for a chip that is known."""
 
 import itertools
 import logging
@@ -305,7 +305,7 @@ def test_devices_of_two_kinds_and_an_export_leave_the_chip_unknown(kinds, monkey
 
 
 def test_a_mesh_says_the_chip(kinds):
-    """That of the arguments, that in context, and that of a shard_map: here of CPUs."""
+    """The mesh of the arguments, the one in context, and that of a shard_map: here of CPUs."""
     params, xs = arrays()
     params = jax.tree.map(lambda a: a[0], params)
     one = Mesh(np.array(jax.devices()[:1]), ("data",))

@@ -282,7 +282,7 @@ def test_bfloat16_is_computed_in_and_float32_is_kept(tied):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_gradients_of_bfloat16_sum_over_many_tokens(tied):
-    """Those of the embedding and of the output layer's bias. Summed in bfloat16, they are 30 to 80 % off."""
+    """The embedding's and the output bias's. Summed in bfloat16, they are 30 to 80 % off."""
     sizes = Sizes(3, 0, 3)
     shape = config.Model(hidden_size=8, embedding_size=8, num_layers=1, tied_embeddings=tied)
     ids = np.random.default_rng(0).integers(0, 3, (128, 64))
