@@ -6,7 +6,7 @@ its own of shared weights (``vmap(grad(...))``), the step keeps the mapped axis 
 a kernel then runs member after member, and the XLA form all members at once.
 
 A cell that could see other rows of the batch (one that is not element-wise, or projects x by itself) has no
-kernels. Its XLA form is mapped as JAX does it, because another axis of the batch could change what it computes.
+kernels. JAX maps its XLA form, because another axis of the batch could change what the cell computes.
 """
 
 from functools import partial
