@@ -25,6 +25,7 @@ from jaxtyping import Float
 from lstm_jax import initializers
 from lstm_jax.checks import (
     check_carried,
+    check_declared,
     check_params,
     check_registered,
     check_spec,
@@ -156,7 +157,8 @@ class LSTMSpec:
     ) -> tuple[Any, jax.Array]:
         """The equations of C and h, from the values of the gates, element by element.
 
-        Backends that evaluate all ``activations`` at once call it in place of ``pointwise``.
+        Backends that evaluate all ``activations`` at once call it in place of ``pointwise``. A cell that
+        mixes units here sets ``elementwise = False``. Kernels also test it, and refuse such a cell.
         """
         C = f * C + i * g
         h = o * tanh(C)
@@ -290,6 +292,7 @@ def init_lstm(
     """
     check_spec(spec, LSTMSpec)
     check_registered(spec.Params)
+    check_declared(spec)
     fields = param_initializers(
         input_size, hidden_size, spec, kernel_init, recurrent_kernel_init, bias_init, use_bias
     )
@@ -319,10 +322,10 @@ def param_initializers(
         "bias": bias_init,
     }
     for name, init in given.items():
-        if init is not None:
+        if init is not None and name in fields:
             fields[name] = (fields[name][0], init)
     if not use_bias:
-        del fields["bias"]
+        fields.pop("bias", None)
     return fields
 
 

@@ -75,6 +75,7 @@ def check_params(spec: Any, params: LSTMParams, input_size: int) -> None:
             f"expected arrays in {kind.__name__}, got {type(params.w_x).__name__} for w_x and "
             f"{type(params.w_h).__name__} for w_h; convert with jnp.asarray."
         )
+    check_declared(spec)
     packed = params.w_h.shape[-1] if len(params.w_h.shape) == 2 else 0
     fields = spec.parameters(input_size, packed // gates)
     if not packed or packed % gates or params.w_h.shape != fields["w_h"][0]:
@@ -102,6 +103,18 @@ def check_params(spec: Any, params: LSTMParams, input_size: int) -> None:
                 else f"it is what {type(spec).__name__}.parameters says"
             )
             raise ValueError(f"expected {name} of shape {tuple(shape)}, got {got}; {hint}.")
+
+
+def check_declared(spec: Any) -> None:
+    """``spec.parameters`` names the fields of ``spec.Params``."""
+    given = spec.parameters(1, 1).keys()
+    fields = dataclasses.fields(spec.Params)
+    needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+    if not needed <= given <= {f.name for f in fields}:
+        raise ValueError(
+            f"expected {type(spec).__name__}.parameters to describe the fields {_fields(spec.Params)} of "
+            f"{spec.Params.__name__}, got {sorted(given)}; fields with a default may be left out."
+        )
 
 
 def check_registered(kind: type) -> None:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from lstm_jax import serialization  # noqa: F401  registers LSTMParams with Flax
 from lstm_jax.cell import LSTMSpec, Precision, lstm_cell, param_initializers
-from lstm_jax.checks import check_registered
+from lstm_jax.checks import check_declared, check_registered
 from lstm_jax.initializers import Initializer
 from lstm_jax.modules import layer_names, run_layers, zero_carry
 from lstm_jax.notation import LSTMParams, LSTMState
@@ -55,6 +55,7 @@ class LSTMWeights(nn.Module):
             self.use_bias,
         )
         check_registered(self.spec.Params)
+        check_declared(self.spec)
         return self.spec.Params(
             **{
                 name: self.param(name, init, shape, self.param_dtype)

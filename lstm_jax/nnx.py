@@ -84,9 +84,10 @@ class LSTMCell(nnx.RNNCellBase):
             use_bias=use_bias,
             param_dtype=param_dtype,
         )
-        for name, value in vars(drawn).items():
+        for field in dataclasses.fields(drawn):
+            value = getattr(drawn, field.name)
             if value is not None:
-                setattr(self, name, nnx.Param(value))
+                setattr(self, field.name, nnx.Param(value))
 
     @property
     def params(self) -> LSTMParams:

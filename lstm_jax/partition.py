@@ -16,6 +16,7 @@ from jax.extend.core import primitives
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
+from lstm_jax.backends import elementwise
 from lstm_jax.backends.primitives import kernel_p
 from lstm_jax.cell import LSTMSpec, cast, own_weights
 from lstm_jax.notation import Hs, LSTMParams, LSTMState
@@ -180,15 +181,14 @@ def _check(partition: Partition, spec: LSTMSpec, params: LSTMParams, xs: jax.Arr
             )
     if partition.hidden is None:
         return
-    own_emit = type(spec).emit is not LSTMSpec.emit
-    own_shapes = [a.shape for a in jax.tree.leaves(own_weights(params)) if a.shape[-1:] != (H,)]
-    if own_emit or own_shapes or not spec.elementwise:
-        reason = "elementwise = False"
-        if own_emit:
-            reason = "its own emit"
-        elif own_shapes:
-            reason = f"weights of shape {own_shapes[0]}, whose last axis is not H = {H}"
+    reason = elementwise.unsupported_reason(spec)
+    C, h = spec.state_types(H, (), jnp.float32)
+    if type(spec).emit is not LSTMSpec.emit:
+        reason = "it has an emit of its own"
+    elif C is not None and C.shape != h.shape:
+        reason = "its C has another shape than its h"
+    if reason is not None:
         raise ValueError(
-            f"expected a cell whose units can be on different devices, got {type(spec).__name__} with "
-            f"{reason}; leave Partition.hidden out."
+            f"expected a cell whose units can be on different devices, got {type(spec).__name__}: {reason}; "
+            "leave Partition.hidden out."
         )

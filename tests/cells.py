@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax import LSTMSpec
+from lstm_jax import LSTMParams, LSTMSpec
 from tests.reference import sigma
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -81,6 +81,50 @@ class Derived(Clipped):
     def combine(self, params, C, i, f, g, o):
         C, h = super().combine(params, C, i, f, g, o)
         return C, h * self.half
+
+
+@dataclass(frozen=True)
+class NormalizedInCombine(LSTMSpec):
+    """Normalizes C over the units, which ``combine`` must not do, and says nothing."""
+
+    def combine(self, params, C, i, f, g, o):
+        C = f * C + i * g
+        centered = C - C.mean(-1, keepdims=True)
+        scale = jnp.sqrt((centered * centered).mean(-1, keepdims=True) + 1e-5)
+        return C, o * jnp.tanh(centered / scale)
+
+
+@dataclass(frozen=True)
+class SaysByField(LSTMSpec):
+    """Declares ``elementwise`` by a field."""
+
+    elementwise: bool = False
+
+    def pointwise(self, params, C, z):
+        C, h = super().pointwise(params, C, z)
+        return (C, h) if self.elementwise else (C, h - h.mean(-1, keepdims=True))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class ScaledParams(LSTMParams):
+    scale: Any
+
+
+@dataclass(frozen=True)
+class Scaled(LSTMSpec):
+    """A weight per gate, whose only axis has the size of H by chance where H is 4."""
+
+    Params = ScaledParams
+    elementwise = True
+
+    def parameters(self, input_size, hidden_size):
+        normal = (4,), jax.nn.initializers.normal(1.0)
+        return {**super().parameters(input_size, hidden_size), "scale": normal}
+
+    def pointwise(self, params, C, z):
+        gates = [params.scale[n] * block for n, block in enumerate(jnp.split(z, 4, axis=-1))]
+        return super().pointwise(params, C, jnp.concatenate(gates, axis=-1))
 
 
 class NotADataclass(LSTMSpec):

@@ -36,8 +36,11 @@ from tests.cells import (
     Derived,
     Mixed,
     Normalized,
+    NormalizedInCombine,
     NotADataclass,
     Peephole,
+    SaysByField,
+    Scaled,
     in_numpy,
 )
 
@@ -221,6 +224,30 @@ def test_kernels_serve_element_wise_cells_only():
         choose("columns", Settings(Normalized()), operands)
 
 
+@pytest.mark.parametrize("spec", [NormalizedInCombine(), SaysByField(), Scaled()])
+def test_a_declaration_that_is_wrong_does_no_harm(spec):
+    """A cell that is not what it declares runs without kernels, and named ones are refused."""
+    params = init_lstm(jax.random.key(0), 4, 4, spec=spec)
+    xs = jax.random.normal(jax.random.key(1), (5, 40, 4))
+    want = gradient(params, xs, spec=spec, backend="scan")
+    assert_relative(gradient(params, xs, spec=spec), want, 1e-5)
+    mapped = jax.vmap(lambda x: lstm(params, x, spec=spec)[1], 1, 1)(xs.reshape(5, 4, 10, 4))
+    assert_close(mapped.reshape(5, 40, 4), want[0][1][1], atol=1e-5)
+    with pytest.raises(ValueError, match=rf"columns.*{type(spec).__name__}"):
+        lstm(params, xs, spec=spec, backend="columns")
+    with (
+        jax.set_mesh(jax.make_mesh((2,), ("model",))),
+        pytest.raises(ValueError, match=rf"{type(spec).__name__}.*Partition\.hidden"),
+    ):
+        lstm(params, xs, spec=spec, partition=Partition(hidden="model"))
+
+
+def test_a_declaration_by_a_field_counts():
+    case = make_case(1, T=5, batch=(32,), lengths=False, resets=False)
+    operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.reset_states[0])
+    assert columns.why_not(Settings(SaysByField(elementwise=True)), operands) is None
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TemperatureParams(LSTMParams):
@@ -252,7 +279,7 @@ def test_a_weight_without_an_axis_of_units_runs_on_the_xla_forms():
         lstm(params, xs, spec=spec, backend="columns")
     with (
         jax.set_mesh(jax.make_mesh((2,), ("model",))),
-        pytest.raises(ValueError, match=r"Temperature.*\(\).*H = 6.*Partition\.hidden"),
+        pytest.raises(ValueError, match=r"Temperature.*last axis.*H.*Partition\.hidden"),
     ):
         lstm(params, xs, spec=spec, partition=Partition(hidden="model"))
 
@@ -318,6 +345,19 @@ def test_parameters_that_are_no_pytree_are_refused():
 @dataclasses.dataclass(frozen=True)
 class Uneven(LSTMSpec):
     gates = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Incomplete(Peephole):
+    def parameters(self, input_size, hidden_size):
+        return {
+            n: p for n, p in super().parameters(input_size, hidden_size).items() if n != "peephole"
+        }
+
+
+def test_parameters_describe_the_fields():
+    with pytest.raises(ValueError, match=r"Incomplete\.parameters.*peephole.*PeepholeParams"):
+        init_lstm(jax.random.key(0), 4, H, spec=Incomplete())
 
 
 def test_as_many_activations_as_gates():

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import batching
 
+from lstm_jax.backends import elementwise
 from lstm_jax.backends.primitives import Step, bind, kernel_p, log_once, tangent_p
 from lstm_jax.backends.problem import Operands
 from lstm_jax.cell import LSTMSpec
@@ -52,9 +53,9 @@ def _unsupported_reason(explicit_mesh_axis: Any, step: Step) -> str | None:
     if explicit_mesh_axis is not None:
         return f"vmap maps an axis that is sharded over {explicit_mesh_axis}, an Explicit axis"
     cell = type(step.settings.spec)
-    if not cell.elementwise or (cell.project, cell.recur) != (LSTMSpec.project, LSTMSpec.recur):
-        return f"{cell.__name__} is not element-wise, or has products of its own"
-    return None
+    if (cell.project, cell.recur) != (LSTMSpec.project, LSTMSpec.recur):
+        return f"{cell.__name__} has products of its own"
+    return elementwise.unsupported_reason(step.settings.spec)
 
 
 def _fold(

@@ -19,10 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.backends import lowering
+from lstm_jax.backends import elementwise, lowering
 from lstm_jax.backends.fused import Outputs
 from lstm_jax.backends.one_tanh import packs, pointwise, pointwise_of_scaled, scale_weights
-from lstm_jax.backends.problem import Operands, Saved, Settings
+from lstm_jax.backends.problem import Members, Operands, Saved, Settings
 from lstm_jax.carry import vary_as
 from lstm_jax.cell import LSTMSpec, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
@@ -31,14 +31,19 @@ COLUMNS = 1024
 """About how many columns, steps times rows, one product of the backward pass takes."""
 
 
-def pays(step: str, operands: Operands) -> bool:
+def pays(step: str, operands: Operands, members: Members = None) -> bool:
     """Whether the batch is large enough for this to be faster than rows, as measured.
+
+    Member by member, the loop over time starts again for each member, where the XLA form computes all of them
+    in one: a member must have enough to do. ``operands`` are those of one member.
 
     With few rows a row of weights, packed or not, is used too seldom for the layout to matter, and
     transposing the weights does not pay: up to 2.7× slower at B = 1. The loop alone needs more.
     """
     C = operands.state.C
     rows = C.size // C.shape[-1]
+    if members is not None and C.size < {"own weights": 512, "shared weights": 2048}[members]:
+        return False
     return rows >= 32 or C.size >= 8192 if step == "infer" else rows >= 8
 
 
@@ -47,14 +52,16 @@ def why_not(settings: Settings, operands: Operands, device_kind: str | None = No
     spec, own = type(settings.spec), LSTMSpec
     if (spec.project, spec.recur, spec.emit) != (own.project, own.recur, own.emit):
         return f"{spec.__name__} has products of its own"
-    if not spec.elementwise:
-        return f"{spec.__name__}.elementwise is False"
+    reason = elementwise.unsupported_reason(settings.spec)
+    if reason is not None:
+        return reason
     if settings.hidden_axis is not None:
         return "every step gathers h from other devices"
-    C, h = operands.state
-    if any(w.shape[-1:] != h.shape[-1:] for w in jax.tree.leaves(own_weights(operands.params))):
-        return f"{spec.__name__} has weights whose last axis is not H"
-    if C is None or C.shape != h.shape:
+    C: Any = operands.state.C
+    if C is None:
+        return f"{spec.__name__} has no cell state"
+    h = operands.state.h
+    if C.shape != h.shape:
         return f"{spec.__name__} has a cell state of another shape than h"
     if not all(isinstance(n, int) for n in operands.xs.shape):
         return "the shape is not known"

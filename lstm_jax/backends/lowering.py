@@ -21,7 +21,7 @@ from lstm_jax.backends import (
 )
 from lstm_jax.backends.fused import Outputs
 from lstm_jax.backends.primitives import Step, kernel_p, run_xla, tangent_p
-from lstm_jax.backends.problem import Operands, Settings
+from lstm_jax.backends.problem import Members, Operands, Settings
 from lstm_jax.backends.target import target_of
 from lstm_jax.carry import vary_alike
 
@@ -48,7 +48,7 @@ def register(platform: str, name: str, kernels: ModuleType) -> None:
     """Lets ``kernels``, a module with infer, forward and backward, serve ``platform``.
 
     Its ``why_not(settings, operands, device_kind)`` returns None, or why the XLA form must run; its
-    ``pays(step, operands)`` whether it is faster than that.
+    ``pays(step, operands, members)`` whether it is faster than that.
     """
     KERNELS[platform] = name, kernels
     mlir.register_lowering(kernel_p, partial(_lower_to_kernel, platform), platform=platform)
@@ -73,9 +73,21 @@ def backend_of(
     name, kernels = KERNELS[platform]
     operands, *_ = step.arguments(_of_one_member(step, arrays))
     reason = kernels.why_not(step.settings, operands, device_kind)
-    if reason is None and not step.required and not kernels.pays(step.name, operands):
+    if (
+        reason is None
+        and not step.required
+        and not kernels.pays(step.name, operands, _members(step))
+    ):
         reason = f"{name} would be slower"
     return (name, None) if reason is None else ("fused", reason)
+
+
+def _members(step: Step) -> Members:
+    """How the members of the step have their weights."""
+    if step.members is None:
+        return None
+    operands, *_ = step.arguments(step.members)
+    return "own weights" if operands.params.w_h else "shared weights"
 
 
 def _of_one_member(step: Step, arrays: Any) -> list[Any]:

@@ -18,10 +18,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.backends import lowering
+from lstm_jax.backends import elementwise, lowering
 from lstm_jax.backends.fused import Outputs, recur_all
 from lstm_jax.backends.one_tanh import pointwise
-from lstm_jax.backends.problem import Operands, Saved, Settings
+from lstm_jax.backends.problem import Members, Operands, Saved, Settings
 from lstm_jax.backends.tpu_loop import MIB, Loop, Plan, packed, run_loop, unpacked
 from lstm_jax.cell import LSTMSpec, add, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState
@@ -57,12 +57,15 @@ def why_not(
     kind = type(spec)
     if kind.recur is not LSTMSpec.recur or kind.emit is not LSTMSpec.emit:
         return f"{kind.__name__} does not multiply h by w_h alone"
-    if not kind.elementwise:
-        return f"{kind.__name__}.elementwise is False"
+    reason = elementwise.unsupported_reason(spec)
+    if reason is not None:
+        return reason
     if settings.hidden_axis is not None:
         return "every step gathers h from other devices"
-    if operands.state.C is None or jax.tree.leaves(own_weights(params)):
-        return f"the element-wise map of {kind.__name__} has weights, or no cell state"
+    if operands.state.C is None or operands.state.C.shape != operands.state.h.shape:
+        return f"{kind.__name__} has no cell state, or one of another shape than h"
+    if jax.tree.leaves(own_weights(params)):
+        return f"{type(params).__name__} has weights of its own"
     if not all(isinstance(n, int) for n in xs.shape):
         return f"the shape {xs.shape} is not known"
     if xs.dtype not in (jnp.float32, jnp.bfloat16):
@@ -87,7 +90,7 @@ def why_not(
 _PRECISIONS = (jax.lax.Precision.DEFAULT, jax.lax.Precision.HIGHEST)
 
 
-def pays(step: str, operands: Operands) -> bool:
+def pays(step: str, operands: Operands, members: Members = None) -> bool:
     """Always: by the compiler's schedules it is the fastest at every size it fits."""
     return True
 

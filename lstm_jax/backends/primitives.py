@@ -118,6 +118,13 @@ def run_xla(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
     return jaxpr_as_fun(jaxpr)(*leaves)
 
 
+def _run_eagerly(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
+    """The implementation without ``jit``, which ``jax.disable_jit`` asks for."""
+    if step.required and step.name != "tangent":
+        raise step.refusal("without jit no kernel runs, as under jax.disable_jit")
+    return run_xla(*leaves, step=step, jaxpr=jaxpr)
+
+
 def _jvp(primals: Any, tangents: Any, *, step: Step, jaxpr: Any) -> tuple[Any, Any]:
     """The derivative of a step of the first derivative: a part of the second."""
     log_once("this is a part of a second derivative", step.required)
@@ -135,7 +142,7 @@ def log_once(reason: str, required: str | None) -> None:
 def _primitive(name: str) -> Primitive:
     primitive = Primitive(name)
     primitive.multiple_results = True
-    primitive.def_impl(run_xla)
+    primitive.def_impl(_run_eagerly)
     primitive.def_abstract_eval(lambda *avals, step, jaxpr: jaxpr.out_avals)
     ad.primitive_jvps[primitive] = _jvp
     return primitive

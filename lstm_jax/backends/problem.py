@@ -1,12 +1,15 @@
 """What a backend is asked to run: what is static, and the arrays."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 from lstm_jax.cell import LSTMSpec, Precision
 from lstm_jax.notation import LSTMParams, LSTMState, Recurrent
+
+Members = Literal["own weights", "shared weights"] | None
+"""How the members of an ensemble have their weights. None for a step that is no ensemble."""
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,20 @@ def test_a_backend_by_name_runs_member_by_member(kernels, name):
     assert_relative(got, jax.jit(transforms("scan")[name][0])(params, xs[:, :, :2]), 1e-5)
 
 
+def test_small_members_run_all_at_once(kernels, caplog):
+    """A loop for each of them would take longer."""
+    params, xs = arrays()
+    small = jax.tree.map(lambda a: a[..., :32], params).replace(w_h=params.w_h[:, :8, :32])
+    jax.jit(transforms("auto")["grad of ensemble"][0])(small, xs)
+    assert kernels == []
+    assert any("slower" in message for message in caplog.messages)
+
+
+def test_without_jit_a_backend_by_name_is_refused():
+    with jax.disable_jit(), pytest.raises(ValueError, match=r"backend.*'columns'.*disable_jit"):
+        first(partial(hidden, backend="columns"))(*arrays())
+
+
 @pytest.mark.parametrize("name", ["vmap", "ensemble", "grad of ensemble", "vmap of grad"])
 def test_a_backend_of_another_platform_is_refused_under_vmap(name):
     with pytest.raises(ValueError, match=r"backend.*'pallas_tpu'.*\bcpu\b"):
