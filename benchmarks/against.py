@@ -59,7 +59,7 @@ def import_earlier(revision: str, folder: Path) -> ModuleType:
     (folder / "lstm_jax").rename(folder / EARLIER)
     for file in (folder / EARLIER).rglob("*.py"):
         text = re.sub(r"\blstm_jax\b", EARLIER, file.read_text(encoding="utf-8"))
-        file.write_text(text.replace(f'"{EARLIER}.LSTM', '"earlier.LSTM'), encoding="utf-8")
+        file.write_text(text, encoding="utf-8")
     sys.path.insert(0, str(folder))
     return importlib.import_module(EARLIER)
 

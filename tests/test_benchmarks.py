@@ -3,12 +3,13 @@
 import importlib.util
 import json
 import re
+import subprocess
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import growth, models, overhead, peers
+from benchmarks import against, growth, models, overhead, peers
 
 STRICT = False  # other libraries promote
 pytestmark = pytest.mark.filterwarnings("ignore")  # and warn, of their own code
@@ -122,3 +123,11 @@ def test_the_overhead_of_the_trainer_is_measured(monkeypatch, capsys):
         r"[\d.]+ ms \([+-][\d.]+%\)\n",
         printed,
     )
+
+
+def test_this_checkout_beside_the_last_commit(capsys):
+    if subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, check=False).returncode:
+        pytest.skip("not a git repository")
+    against.main(["HEAD", "--shapes", "3,8,2,2", "--rounds", "1", "--vmap", "2"])
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[:2] for row in rows] == [["3,8,2,2", "forward"], ["3,8,2,2", "gradient"]]

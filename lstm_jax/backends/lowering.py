@@ -108,7 +108,9 @@ def _lower_to_kernel(platform: str, ctx: Any, *leaves: Any, step: Step, jaxpr: A
         _, reason = backend_of(platform, kind, step, ctx.avals_in)
     function = jaxpr_as_fun(jaxpr)
     if reason is None:
-        if platform == "tpu" and kind is None:
+        if platform == "tpu" and "TPU" not in (
+            kind or ""
+        ):  # also for an export with a mesh of CPUs
             _log_unknown_chip()
         function = _with_kernel(step, partial(getattr(kernels, step.name), device_kind=kind))
     elif step.required:

@@ -331,6 +331,14 @@ def test_a_mesh_says_the_chip(kinds):
     assert kinds == ["cpu"] * 3
 
 
+def test_an_export_for_tpu_with_a_mesh_of_cpus_says_that_the_chip_is_unknown(caplog):
+    params, xs = arrays()
+    args = jax.tree.map(lambda a: a[0], params), xs[0]
+    with jax.set_mesh(Mesh(np.array(jax.devices()[:1]), ("data",))):
+        jax.export.export(jax.jit(hidden), platforms=["tpu"])(*args)
+    assert any("16 MiB" in message for message in caplog.messages)
+
+
 def test_an_abstract_mesh_lowers_for_tpu(kinds):
     """Its devices exist nowhere; a rule that requests devices would raise."""
     abstract = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,))
