@@ -20,6 +20,7 @@ from jax.interpreters import batching
 from lstm_jax.backends import elementwise
 from lstm_jax.backends.primitives import Step, bind, kernel_p, log_once, tangent_p
 from lstm_jax.backends.problem import Operands
+from lstm_jax.backends.target import sharded_axis
 from lstm_jax.cell import LSTMSpec
 
 WEIGHTS = -1
@@ -32,26 +33,25 @@ def _batch(
     if all(dim is None for dim in dims):
         out = primitive.bind(*leaves, step=step, jaxpr=jaxpr)
         return out, [None] * len(out)
-    reason = _unsupported_reason(axis_data.explicit_mesh_axis, step)
+    reason = sharded_axis(axis_data) or _unsupported_reason(step)
     if reason is not None:
         if step.required:
             raise step.refusal(reason)
         log_once(reason, None)
         out = jax.vmap(jaxpr_as_fun(jaxpr), in_axes=tuple(dims))(*leaves)
         return out, [0] * len(out)
+    size = next(a.shape[dim] for a, dim in zip(leaves, dims, strict=True) if dim is not None)
     places = jax.tree.leaves(_batch_axes(step))
     weights_mapped = any(
         dim is not None for dim, place in zip(dims, places, strict=True) if place == WEIGHTS
     )
     if step.members is not None or weights_mapped or step.name == "backward":
-        return _add_members(axis_data.size, leaves, dims, step)
-    return _fold(axis_data.size, leaves, dims, step, places)
+        return _add_members(size, leaves, dims, step)
+    return _fold(size, leaves, dims, step, places)
 
 
-def _unsupported_reason(explicit_mesh_axis: Any, step: Step) -> str | None:
-    """Returns why the mapped axis cannot be one of the batch or of members, or None."""
-    if explicit_mesh_axis is not None:
-        return f"vmap maps an axis that is sharded over {explicit_mesh_axis}, an Explicit axis"
+def _unsupported_reason(step: Step) -> str | None:
+    """Returns why a mapped axis cannot be one of the batch or of members of this cell, or None."""
     cell = type(step.settings.spec)
     if (cell.project, cell.recur) != (LSTMSpec.project, LSTMSpec.recur):
         return f"{cell.__name__} has products of its own"

@@ -22,7 +22,7 @@ from lstm_jax.backends import (
 from lstm_jax.backends.fused import Outputs
 from lstm_jax.backends.primitives import Step, kernel_p, run_xla, tangent_p
 from lstm_jax.backends.problem import Members, Operands, Settings
-from lstm_jax.backends.target import target_of
+from lstm_jax.backends.target import platforms_of, target_of
 from lstm_jax.carry import vary_alike
 
 why_not = fused.why_not
@@ -142,8 +142,7 @@ def _with_kernel(step: Step, kernel: Callable[..., Any]) -> Callable[..., list[j
 def _lower_to_xla(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
     """The lowering rule of the other platforms, and of the tangent in forward mode."""
     if step.required and step.name != "tangent":
-        platforms = ctx.module_context.platforms
-        raise step.refusal(f"it has no kernel for {' and '.join(platforms)}")
+        raise step.refusal(f"it has no kernel for {' and '.join(platforms_of(ctx))}")
     return mlir.lower_fun(run_xla, multiple_results=True)(ctx, *leaves, step=step, jaxpr=jaxpr)
 
 

@@ -1,7 +1,7 @@
-"""The devices that a program is for, as far as a lowering rule can know them.
+"""The devices that a program is for, as far as the rules of a primitive can know them.
 
 JAX has no public interface for this. All private names are read here, and the file fails closed: where one
-is gone, the program counts as partitioned, which means the XLA form, and a warning says so once.
+is gone, the answer is the one that leads to the XLA form, and a warning says so once.
 """
 
 import logging
@@ -39,6 +39,31 @@ def target_of(ctx: Any, platform: str, kind_in_context: str | None) -> Target:
         reason = f"this version of JAX does not say which devices the program is for: {error}"
         _warn_once(reason)
         return Target(None, reason)
+
+
+def platforms_of(ctx: Any) -> list[str]:
+    """The platforms that a program is lowered for; for a message, so without a warning."""
+    try:
+        return list(ctx.module_context.platforms)
+    except AttributeError:
+        return ["this platform"]
+
+
+def sharded_axis(axis_data: Any) -> str | None:
+    """Returns why the axis that ``vmap`` maps is no axis of one array: it is sharded over an Explicit axis.
+
+    Args:
+      axis_data: The first argument of a batching rule.
+    """
+    try:
+        axis = axis_data.explicit_mesh_axis
+    except AttributeError as error:
+        reason = f"this version of JAX does not say whether a mapped axis is sharded: {error}"
+        _warn_once(reason)
+        return reason
+    if axis is None:
+        return None
+    return f"vmap maps an axis that is sharded over {axis}, an Explicit axis"
 
 
 @lru_cache

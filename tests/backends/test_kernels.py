@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import lstm_jax.nnx
 from lstm_jax import init_lstm, lstm
-from lstm_jax.backends import columns, lowering, primitives, target
+from lstm_jax.backends import batching, columns, lowering, primitives, target
 from tests.backends.test_agreement import assert_relative
 from tests.cases import nightly
 
@@ -396,3 +396,20 @@ def test_where_jax_has_renamed_something_the_xla_form_runs(monkeypatch, kernels,
     assert len(warnings) == 1
     assert gone in warnings[0]
     assert_relative(got, first(partial(hidden, backend="scan"))(params, xs), 1e-5)
+
+
+def test_where_jax_does_not_say_how_a_mapped_axis_is_sharded_the_xla_form_runs(
+    monkeypatch, kernels, caplog
+):
+    class Nothing:
+        pass
+
+    original = batching.sharded_axis
+    monkeypatch.setattr(batching, "sharded_axis", lambda _: original(Nothing()))
+    got = jax.jit(transforms("auto")["grad of vmap"][0])(*arrays())
+    assert kernels == []
+    assert (
+        next(r.levelno for r in caplog.records if "explicit_mesh_axis" in r.message)
+        == logging.WARNING
+    )
+    assert_relative(got, jax.jit(transforms("scan")["grad of vmap"][0])(*arrays()), 1e-5)
