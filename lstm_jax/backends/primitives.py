@@ -119,10 +119,12 @@ def run_xla(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
 
 
 def _run_eagerly(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
-    """The implementation without ``jit``, which ``jax.disable_jit`` asks for."""
-    if step.required and step.name != "tangent":
-        raise step.refusal("without jit no kernel runs, as under jax.disable_jit")
-    return run_xla(*leaves, step=step, jaxpr=jaxpr)
+    """The implementation outside of ``jit``. A backend that was asked for by name needs a lowering rule."""
+    if step.required is None or step.name == "tangent":
+        return run_xla(*leaves, step=step, jaxpr=jaxpr)
+    if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        raise step.refusal("no kernel runs under jax.disable_jit")
+    return jax.jit(partial(kernel_p.bind, step=step, jaxpr=jaxpr))(*leaves)
 
 
 def _jvp(primals: Any, tangents: Any, *, step: Step, jaxpr: Any) -> tuple[Any, Any]:
