@@ -1,3 +1,4 @@
+import itertools
 from functools import partial
 
 import jax
@@ -7,7 +8,7 @@ import pytest
 
 from lstm_jax import LSTMParams, LSTMState, init_lstm, lstm, lstm_cell
 from tests import reference
-from tests.cases import assert_close, make_case
+from tests.cases import assert_close, make_case, nightly
 from tests.compilation import optimized
 
 
@@ -123,14 +124,21 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("gate", ["i", "f", "o"])
-def test_closed_gates(gate, dtype, name):
+GATES = [
+    *[(gate, jnp.float32, name) for gate in "ifo" for name in ("lstm_cell", "columns")],
+    *[("i", jnp.float32, "scan"), ("f", jnp.bfloat16, "scan"), ("o", jnp.bfloat16, "lstm_cell")],
+    *[("i", jnp.bfloat16, "columns"), ("f", jnp.float32, "fused"), ("o", jnp.bfloat16, "fused")],
+]
+MORE_GATES = itertools.product("ifo", [jnp.float32, jnp.bfloat16], RUNS)
+
+
+@pytest.mark.parametrize("options", [*GATES, *nightly(*(o for o in MORE_GATES if o not in GATES))])
+def test_closed_gates(options):
     """Gates and their gradients from wide open to closed, relative to their own size.
 
     The reference and ``lstm_cell`` are exact. The other backends have the absolute error of one tanh.
     """
+    gate, dtype, name = options
     bias = bias_of(gate, dtype)
     run = partial(one_gate, gate, dtype=dtype, run=RUNS[name])
     got = np.asarray(optimized(run)(bias), np.float64)

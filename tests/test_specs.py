@@ -29,7 +29,7 @@ from lstm_jax.backends import choose, columns, pallas_tpu
 from lstm_jax.backends.one_tanh import pointwise
 from lstm_jax.backends.problem import Operands, Settings
 from tests.backends.test_agreement import as_float64, assert_relative
-from tests.cases import ADDS_IN_BFLOAT16, assert_close, make_case
+from tests.cases import ADDS_IN_BFLOAT16, assert_close, make_case, nightly
 from tests.cells import (
     CELLS,
     Clipped,
@@ -91,13 +91,19 @@ MASKS = {
 }
 
 
-@NAMES
-@pytest.mark.parametrize(
-    "keywords",
-    [{}, MASKS | {"reverse": True, "residuals": "recompute"}, MASKS | {"remat_every": 2}],
-    ids=["plain", "masks", "remat"],
-)
-def test_every_backend_that_serves_a_cell_has_the_gradient_of_scan(x64, name, keywords):
+OPTIONS = {
+    "plain": {},
+    "masks": MASKS | {"reverse": True, "residuals": "recompute"},
+    "remat": MASKS | {"remat_every": 2},
+}
+PAIRS = [(name, "plain") for name in CELLS]
+PAIRS += [("peephole", "masks"), ("peephole", "remat"), ("coupled", "masks"), ("mixed", "remat")]
+REST = [(name, options) for name in CELLS for options in OPTIONS if (name, options) not in PAIRS]
+
+
+@pytest.mark.parametrize("pair", [*PAIRS, *nightly(*REST)])
+def test_every_backend_that_serves_a_cell_has_the_gradient_of_scan(x64, pair):
+    name, keywords = pair[0], OPTIONS[pair[1]]
     spec, params, xs = problem(name, jnp.float64)
     want = gradient(params, xs, spec=spec, backend="scan", **keywords)
     for backend in ("fused", "auto", *(["columns"] if spec.elementwise else [])):
