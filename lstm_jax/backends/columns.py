@@ -21,7 +21,13 @@ import jax.numpy as jnp
 
 from lstm_jax.backends import elementwise, lowering
 from lstm_jax.backends.fused import Outputs
-from lstm_jax.backends.one_tanh import packs, pointwise, pointwise_of_scaled, scale_weights
+from lstm_jax.backends.one_tanh import (
+    packs,
+    pointwise,
+    pointwise_of_scaled,
+    scale_packed,
+    scale_weights,
+)
 from lstm_jax.backends.problem import Members, Operands, Saved, Settings
 from lstm_jax.carry import vary_as
 from lstm_jax.cell import LSTMSpec, own_weights
@@ -76,14 +82,8 @@ def unroll(settings: Settings, operands: Operands) -> Outputs:
 
 
 def infer(settings: Settings, operands: Operands, device_kind: str | None = None) -> Outputs:
-    """The loop alone. With one tanh for all gates, the weights are scaled once, outside of it."""
-    spec, f = settings.spec, pointwise
-    if packs(spec):
-        operands, f = (
-            operands._replace(params=scale_weights(spec, operands.params)),
-            pointwise_of_scaled,
-        )
-    return _loop(settings, operands, f, save=lambda C, z: None)[0]
+    """The loop alone."""
+    return _loop(settings, operands, save=lambda C, z: None)[0]
 
 
 def forward(
@@ -100,15 +100,22 @@ def forward(
     def save(C: jax.Array, z: jax.Array) -> Saved:
         return Saved(_rows(C, rows), None if recompute else _rows(z.astype(dtype), rows))
 
-    outputs, saved = _loop(settings, operands, pointwise, save)
+    outputs, saved = _loop(settings, operands, save)
     T, *batch, _ = operands.xs.shape
-    return outputs, jax.tree.map(lambda a: a.reshape(T, *batch, a.shape[-1]), saved)
+    saved = jax.tree.map(lambda a: a.reshape(T, *batch, a.shape[-1]), saved)
+    if saved.z is not None and packs(
+        settings.spec
+    ):  # as every platform saves it: doubled where halved
+        ones = jnp.ones(saved.z.shape[-1], dtype)
+        saved = saved._replace(
+            z=saved.z / jnp.broadcast_to(scale_packed(settings.spec, ones), saved.z.shape)
+        )
+    return outputs, saved
 
 
-def _loop(
-    settings: Settings, operands: Operands, pointwise: Callable[..., Any], save: Callable[..., Any]
-) -> tuple[Outputs, Any]:
+def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> tuple[Outputs, Any]:
     shape = operands.state.h.shape
+    operands, pointwise = _scaled(settings.spec, operands)
     params, xs, state, reset_state, begin, hold = _one_batch_axis(operands)
     rows, dtype = xs.shape[1], xs.dtype
     weights, project_and_recur = _own_columns(params, rows), _product(settings, params)
@@ -149,6 +156,10 @@ def backward(
     which leave their ``dz`` to the block's products.
     """
     shape, (T, *_) = operands.state.h.shape, operands.xs.shape
+    spec = settings.spec
+    if saved.z is not None and packs(spec):
+        saved = saved._replace(z=scale_packed(spec, saved.z))
+    operands, pointwise = _scaled(spec, operands)
     params, xs, state, reset_state, begin, hold = _one_batch_axis(operands)
     rows, (H, G) = xs.shape[1], params.w_h.shape
     wide = saved.C.dtype
@@ -244,7 +255,8 @@ def backward(
     if T:
         carried = jax.lax.fori_loop(0, blocks, lambda i, c: block(blocks - 1 - i, c), carried)
     d, d_reset, own, sums, d_xs, _ = carried
-    d_products = jax.tree.map(lambda d, p: d.T.astype(p.dtype), sums, products)
+    d_products = jax.tree.map(lambda d: scale_packed(spec, d.T) if packs(spec) else d.T, sums)
+    d_products = jax.tree.map(lambda d, p: d.astype(p.dtype), d_products, products)
     d_own = jax.tree.map(lambda a: a.reshape(*a.shape[:-1], H, rows).sum(-1), own)
 
     def as_rows(d: jax.Array, like: jax.Array) -> jax.Array:
@@ -282,6 +294,13 @@ def _one_batch_axis(operands: Operands) -> Operands:
         *jax.tree.map(lambda a: a.reshape(rows, -1), (state, reset_state)),
         *jax.tree.map(lambda a: a.reshape(T, rows), (begin, hold)),
     )
+
+
+def _scaled(spec: LSTMSpec, operands: Operands) -> tuple[Operands, Callable[..., Any]]:
+    """With one tanh for all gates, the weights are scaled for it once, outside of the loops."""
+    if not packs(spec):
+        return operands, pointwise
+    return operands._replace(params=scale_weights(spec, operands.params)), pointwise_of_scaled
 
 
 def _own_columns(params: LSTMParams, rows: int) -> LSTMParams:

@@ -44,6 +44,11 @@ def scale_weights(spec: LSTMSpec, params: LSTMParams) -> LSTMParams:
     return params.replace(w_x=w_x, w_h=w_h, bias=bias)
 
 
+def scale_packed(spec: LSTMSpec, z: jax.Array) -> jax.Array:
+    """Packed pre-activations ``[..., GH]``, or gradients of weights, scaled for the tanh. Exact."""
+    return _scaled(_sigmoids(spec), z)
+
+
 def pointwise_of_scaled(
     spec: LSTMSpec, params: LSTMParams, C: Any, z: jax.Array
 ) -> tuple[Any, jax.Array]:
