@@ -1,13 +1,17 @@
 """Checkpoints, through Orbax: the only file that knows it.
 
-A checkpoint is a folder that Orbax writes under another name, in the background, and renames when
-it is whole. It is sealed (:mod:`lstm_jax.training.sums`) just before, so what has its name is whole,
-and what was damaged since is found out.
+A checkpoint is a directory that Orbax writes in the background under a temporary name, and renames
+once it is complete. Orbax notices files that are missing or cut short, but restores arrays with
+flipped bits without an error. Therefore a checkpoint also holds a checksum of each array.
 """
 
+import errno
+import json
 import logging
+import os
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,37 +21,70 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from lstm_jax.training.checksums import checksums
 from lstm_jax.training.errors import NotFiniteError, RunError
-from lstm_jax.training.sums import damage, seal
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises, in full, thrice
 
 
+def _is_not_tensorstore(record: logging.LogRecord) -> bool:
+    """Whether a log record is not about an array that could not be read, of which Orbax raises the first."""
+    return record.exc_info is None or "tensorstore_spec" not in str(record.exc_info[1])
+
+
+logging.getLogger("asyncio").addFilter(_is_not_tensorstore)
+
+TEMPORARY = [
+    os.strerror(number)
+    for number in (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE)
+] + ["PERMISSION_DENIED", "RESOURCE_EXHAUSTED"]
+"""Parts of the messages of errors that say nothing about the content of a file."""
+
+
+class CorruptError(RunError):
+    """A checkpoint that cannot be restored, or holds other numbers than were saved."""
+
+
 class Checkpoint(NamedTuple):
-    """A state, its step, and what was noted with it (JSON)."""
+    """A restored checkpoint.
+
+    Attributes:
+      step: Its step.
+      state: The arrays.
+      notes: JSON that was saved with the arrays.
+      verified: False if the checkpoint has no checksums to compare the arrays with.
+    """
 
     step: int
     state: Any
     notes: dict[str, Any]
+    verified: bool
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Returns the steps of the checkpoints in a directory, the latest first."""
+    if not folder.is_dir():
+        return []
+    names = [path.name for path in folder.iterdir() if path.name.isdecimal()]
+    return sorted((int(name) for name in names if name == str(int(name))), reverse=True)
 
 
 class Checkpoints:
-    """The newest ``keep`` checkpoints of a state in a folder. Close it, or the last may not be whole.
+    """Checkpoints of a state in a directory. Close it, or the last one may be incomplete.
 
     Args:
-      folder: where; None of what others have there is touched.
-      keep: how many; older ones are removed once a new one is whole.
-      read_only: for a look at a run that may still be training.
+      folder: The directory.
+      keep: Number of recent checkpoints to keep; older ones are removed once a new one is complete.
+        None keeps all.
+      read_only: Changes nothing in the directory, in which another process may train.
     """
 
-    def __init__(self, folder: Path, keep: int, read_only: bool = False):
+    def __init__(self, folder: Path, keep: int | None = None, read_only: bool = False):
         self.folder = folder.absolute()
-        self._saving = 0
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=not read_only,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             # Processes meet by name; two folders that are saved at once must not meet each other.
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 barrier_sync_key_prefix=folder.name
@@ -57,55 +94,64 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint."""
+        """Returns the step of the latest checkpoint."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, params: Any, notes: dict[str, Any]) -> None:
-        """Begins to save a state: it is copied at once and written in the background.
+        """Starts to save a state: it is copied at once and written in the background.
 
-        Those of this step and later, left by a run that was cut off, are replaced. ``params``, a part
-        of the state or all, must be finite (an optimizer may keep an infinite best loss).
+        ``params``, a part of the state or all of it, must be finite (an optimizer may keep an
+        infinite best loss).
 
         Raises:
           NotFiniteError: if a number in ``params`` is NaN or infinite.
-          RunError: if this or the checkpoint before it cannot be written.
+          RunError: if this or the previous checkpoint cannot be written.
         """
         if not finite(params):
             raise NotFiniteError(
-                f"the parameters are not finite after step {step:,}, and were not saved; the newest "
+                f"the parameters are not finite after step {step:,}, and were not saved; the latest "
                 f"checkpoint is of step {self.latest() or 0:,}. Lower optimizer.learning_rate or "
                 "optimizer.clip_norm."
             )
-        notes = notes | {"leaves": _leaves(state)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)
+            state=ocp.args.StandardSave(state),
+            notes=ocp.args.JsonSave(_sealed(notes | _description(state))),
         )
 
-        def begin() -> None:
+        def start() -> None:
             self._manager.wait_until_finished()
-            self.drop(lambda other: other >= step)
-            self._saving = step
-            self._manager.save(step, args=args)
+            if not self._manager.save(step, args=args):
+                raise RuntimeError(f"Orbax did not save step {step}; latest {self.latest()}")
 
-        self._try(begin)
+        self._try(start)
 
-    def check(self) -> None:
-        """Looks whether the last save failed in the background, if it is over.
-
-        Raises:
-          RunError: if so.
-        """
-        if not self._manager.is_saving_in_progress():
-            self._try(self._manager.wait_until_finished)
-
-    def close(self) -> None:
-        """Waits until all is written.
+    def wait(self) -> None:
+        """Waits until the last checkpoint is complete.
 
         Raises:
-          RunError: if it cannot be.
+          RunError: if it cannot be written.
         """
         self._try(self._manager.wait_until_finished)
-        self._manager.close()
+
+    def check(self) -> None:
+        """Checks whether the last save failed in the background, if it has ended.
+
+        Raises:
+          RunError: if it failed.
+        """
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def close(self) -> None:
+        """Waits until the last checkpoint is complete, and closes the directory.
+
+        Raises:
+          RunError: if it cannot be written.
+        """
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def drop(self, unwanted: Callable[[int], bool]) -> None:
         """Removes checkpoints by their step."""
@@ -113,71 +159,129 @@ class Checkpoints:
             if unwanted(step):
                 self._manager.delete(step)
 
-    def newest(self, like: Any, say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest checkpoint that is whole; the damaged ones before it are named and passed over.
+    def restore_latest(
+        self, like: Any, up_to: int | None = None
+    ) -> tuple[Checkpoint | None, dict[int, str]]:
+        """Restores the latest checkpoint that is not corrupt. Changes nothing in the directory.
 
         Args:
-          like: the structure, shapes, dtypes and shardings to restore.
-          say: is told of each damaged one.
+          like: A state with the structure, shapes, dtypes and shardings to restore.
+          up_to: The last step to consider; None considers all.
+
+        Returns:
+          The checkpoint, None if there is none, and the reasons why later ones are corrupt, by step.
 
         Raises:
-          RunError: if one is whole, but of another structure or other shapes.
+          RunError: if a checkpoint has another structure or other shapes, or cannot be read now.
         """
-        self._try(self._manager.wait_until_finished)
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            folder = self.folder / str(step)
-            if (why := damage(folder)) is None:
-                return self._restore(step, like)
-            say(f"the checkpoint {folder} is damaged, and not used: {why}")
-        return None
+        self.wait()
+        corrupt: dict[int, str] = {}
+        for step in steps_in(self.folder):
+            if up_to is not None and step > up_to:
+                continue
+            try:
+                return self._restore(step, like), corrupt
+            except CorruptError as error:
+                corrupt[step] = str(error)
+        return None, corrupt
 
     def _restore(self, step: int, like: Any) -> Checkpoint:
-        notes = self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))
-        notes = dict(notes["notes"])
-        _compare(notes.pop("leaves"), _leaves(like), self.folder / str(step))
+        folder = self.folder / str(step)
+        notes = self._notes(step)
+        if "leaves" in notes:
+            _compare(notes["leaves"], _leaves(like), folder)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return Checkpoint(step, self._manager.restore(step, args=args)["state"], notes)
+        state = _read(folder, lambda: self._manager.restore(step, args=args)["state"])
+        saved = notes.get("checksums")
+        if saved is not None:
+            differs = [name for name, value in _checksums(state).items() if saved[name] != value]
+            if differs:
+                raise CorruptError(f"{differs[0]} holds other numbers than were saved")
+        return Checkpoint(step, state, notes, verified=saved is not None)
 
-    def _seal(self) -> None:
-        """In the background, when all files are written and before the folder gets its name."""
-        if jax.process_index() == 0:
-            for folder in self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"):
-                seal(folder)
+    def _notes(self, step: int) -> dict[str, Any]:
+        """Returns the notes of a checkpoint, empty if it has none."""
+        folder = self.folder / str(step)
+        if not any(path.is_file() for path in (folder / "notes").rglob("*")):
+            return {}
+        args = ocp.args.Composite(notes=ocp.args.JsonRestore())
+        notes = dict(_read(folder, lambda: self._manager.restore(step, args=args)["notes"]))
+        if "crc32" in notes and notes.pop("crc32") != _crc(notes):
+            raise CorruptError("its notes differ from what was saved")
+        return notes
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            steps = sorted(p.name for p in self.folder.glob("*") if p.name.isdigit())
-            newest = max(map(int, steps), default=None)
-            left = (
-                "none was saved before" if newest is None else f"that of step {newest:,} is whole"
-            )
+            steps = steps_in(self.folder)
+            left = f"That of step {steps[0]:,} is complete." if steps else "None was saved before."
             raise RunError(
-                f"a checkpoint cannot be written in {self.folder}: {_reason(error)}; {left}. Mend that, "
-                "and the same command goes on."
+                f"a checkpoint cannot be written in {self.folder}: {_reason(error)}. {left} Fix the "
+                "cause, for instance by freeing space, then run the same command to resume."
             ) from error
 
 
+def _read(folder: Path, restore: Callable[[], Any]) -> Any:
+    """Restores a part of a checkpoint.
+
+    Raises:
+      CorruptError: if its files are corrupt.
+      RunError: if they cannot be read now, whatever they hold.
+    """
+    try:
+        return restore()
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        messages = f"{error} {error.__cause__}"
+        if isinstance(error, MemoryError) or any(text in messages for text in TEMPORARY):
+            raise RunError(
+                f"the checkpoint {folder} cannot be read: {_reason(error)}. Nothing was changed."
+            ) from error
+        raise CorruptError(_reason(error)) from error
+
+
 def _reason(error: Exception) -> str:
-    """The end of the message, where the operating system speaks."""
+    """Returns the part of a message in which the operating system speaks, else its first line."""
     text = str(error).strip().splitlines()
     match = re.search(r"[^:]*\[os_error_code[^\]]*\]", text[0] if text else "")
-    return match[0].split(" [")[0].strip() if match else f"{type(error).__name__}: {error}"
+    if match:
+        return match[0].split(" [")[0].strip()
+    return f"{type(error).__name__}: {text[0][:200] if text else ''}".removesuffix(".")
+
+
+def _description(state: Any) -> dict[str, Any]:
+    return {"leaves": _leaves(state), "checksums": _checksums(state)}
 
 
 def _leaves(tree: Any) -> dict[str, str]:
-    """Path, dtype and shape of every array."""
+    """Returns the dtype and shape of every array by its path."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(tree).items()}
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    return {name: int(value) for name, value in _named(checksums(tree)).items()}
+
+
+def _named(tree: Any) -> dict[str, Any]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
+def _sealed(notes: dict[str, Any]) -> dict[str, Any]:
+    """Returns the notes with a checksum of their text."""
+    return notes | {"crc32": _crc(notes)}
+
+
+def _crc(notes: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(notes, sort_keys=True).encode())
+
+
 def _compare(saved: dict[str, str], wanted: dict[str, str], folder: Path) -> None:
     differs = [
-        f"{name} is {saved.get(name, 'missing')} there, and {wanted.get(name, 'not wanted')} here"
+        f"{name} is {saved.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
         for name in sorted(saved.keys() | wanted.keys())
         if saved.get(name) != wanted.get(name)
     ]

@@ -1,7 +1,7 @@
 """A run in a process of its own.
 
-What happens to it happens to no other: killed for its memory, crashed in a compiler or diverged, the next
-one begins with a clean device. The process that starts them touches no device.
+A run that is killed for its memory, crashes in a compiler or diverges does not affect the next one, which
+starts with a clean device. The process that starts them touches no device.
 """
 
 import multiprocessing
@@ -16,6 +16,8 @@ from types import FrameType
 from typing import Any
 
 from lstm_jax.training.config import ConfigError, Experiment
+from lstm_jax.training.output import complain
+from lstm_jax.training.stopping import received_signals
 
 CANNOT_BE_RUN, FAILED = 2, 3
 STATUS = {0: "not finished", 1: "broke off", CANNOT_BE_RUN: "cannot be run", FAILED: "failed"}
@@ -23,10 +25,10 @@ STATUS = {0: "not finished", 1: "broke off", CANNOT_BE_RUN: "cannot be run", FAI
 
 
 class Children:
-    """Runs experiments one after the other. SIGINT and SIGTERM go on to the one that runs.
+    """Runs experiments one after the other, and passes signals on to the one that runs.
 
     Attributes:
-      stopped: such a signal came, and no other run should begin.
+      stopped: Whether a signal was received; no other run should start then.
     """
 
     def __init__(self, train: Callable[[Experiment], int]):
@@ -35,7 +37,7 @@ class Children:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Children":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in received_signals():
             self._before[number] = signal.signal(number, self._pass_on)
         return self
 
@@ -72,7 +74,7 @@ def _train(train: Callable[[Experiment], int], experiment: Experiment) -> None:
     try:
         code = train(experiment)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         code = CANNOT_BE_RUN
     except Exception:
         traceback.print_exc()

@@ -4,7 +4,6 @@ Heavy imports come after the arguments are understood.
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +15,12 @@ from lstm_jax.training.config import (
     ConfigFile,
     Experiment,
     Sample,
+    local_path,
     locate,
     read_config,
 )
+from lstm_jax.training.errors import RunError
+from lstm_jax.training.output import complain, has_failed, say
 from lstm_jax.training.overrides import apply, check_names, check_space, folder_name, grid
 
 
@@ -65,26 +67,36 @@ def main(argv: Sequence[str], default_config: Path) -> int:
     """Runs ``[CONFIG.py] [--field.name VALUE ...]``, ``evaluate RUN`` or ``generate RUN``.
 
     Returns:
-      The exit code: 0, also where a signal ended training early; 1 if training cannot go on, a run of
-      several failed, or a program does not fit; 2 if what was asked for cannot be run. The reason is on
-      stderr.
+      The exit code: 0, also if a signal stopped training; 1 if a command fails, a run of several
+      failed, or a program does not fit; 2 if a command cannot be run; 130 after a second Ctrl-C. The
+      reason is on stderr.
     """
     try:
-        command, args = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("train", argv)
-        if command != "train":
-            return COMMANDS[command](args)
-        request = parse(args, default_config)
-        if request.how.sweep:
-            return sweep(request)
-        if request.how.search is not None:
-            return search(request, request.how.search)
-        experiment = locate(request.experiment)
-        if request.how.compile_for is not None:
-            return compile_for(experiment, request.how.compile_for)
-        return dry_run(experiment) if request.how.dry_run else train(experiment)
+        return _run(argv, default_config)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
+    except RunError as error:
+        complain(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+
+
+def _run(argv: Sequence[str], default_config: Path) -> int:
+    command, args = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("train", argv)
+    if command != "train":
+        return COMMANDS[command](args)
+    request = parse(args, default_config)
+    if request.how.sweep:
+        return sweep(request)
+    if request.how.search is not None:
+        return search(request, request.how.search)
+    experiment = locate(request.experiment)
+    if request.how.compile_for is not None:
+        return compile_for(experiment, request.how.compile_for)
+    return dry_run(experiment) if request.how.dry_run else train(experiment)
 
 
 def parse(argv: Sequence[str], default_config: Path) -> Request:
@@ -109,14 +121,13 @@ def parse(argv: Sequence[str], default_config: Path) -> Request:
 
 
 def train(experiment: Experiment) -> int:
-    """Trains; ended by a signal it is well, and 1 if it cannot go on."""
-    from lstm_jax.training.errors import RunError
+    """Trains. Returns the exit code: 1 if training failed."""
     from lstm_jax.training.loop import train
 
     try:
         train(experiment)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 1
     return 0
 
@@ -134,7 +145,7 @@ def dry_run(experiment: Experiment) -> int:
     from lstm_jax.training.dry_run import dry_run
 
     dry_run(experiment)
-    return 0
+    return int(has_failed())
 
 
 def sweep(request: Request) -> int:
@@ -183,22 +194,27 @@ def search(request: Request, trials: int) -> int:
 
 
 def evaluate(args: Sequence[str]) -> int:
-    """``evaluate RUN``: the best model's figures once more."""
+    """``evaluate RUN``: evaluates the best model."""
 
-    def command(run: Annotated[Path, tyro.conf.Positional]) -> Path:
-        """Evaluates the best model of a run on its held-out data (and test part).
+    def command(
+        run: Annotated[Path, tyro.conf.Positional],
+        data_path: Annotated[Path | None, tyro.conf.arg(name="data.path")] = None,
+    ) -> tuple[Path, Path | None]:
+        """Evaluates the best model of a run on its validation set, and its test set if there is one.
 
         Args:
-          run: the run folder.
+          run: The run directory.
+          data_path: Where the data of the run is now; by default where it was in training.
         """
-        return run
+        return run, data_path
 
-    run = tyro.cli(command, prog="python train.py evaluate", args=list(args))
+    run, data_path = tyro.cli(command, prog="python train.py evaluate", args=list(args))
+    local_path("RUN", run)  # an error here needs no slow imports
     from lstm_jax.training.saved import evaluate_saved
 
-    for line in evaluate_saved(run):
-        print(line)
-    return 0
+    for line in evaluate_saved(run, data_path):
+        say(line)
+    return int(has_failed())
 
 
 def generate(args: Sequence[str]) -> int:
@@ -210,12 +226,13 @@ def generate(args: Sequence[str]) -> int:
         """Writes text with the best model of a run.
 
         Args:
-          run: the run folder.
-          sample: how.
+          run: The run directory.
+          sample: Prompt, length and how to draw.
         """
         return run, sample
 
     run, sample = tyro.cli(command, prog="python train.py generate", args=list(args))
+    local_path("RUN", run)
     from lstm_jax.training.generate import generate
     from lstm_jax.training.saved import load
 
@@ -224,8 +241,8 @@ def generate(args: Sequence[str]) -> int:
         raise ConfigError(
             f"{run} is a run of the task {saved.config.data.task!r}, which has no text to write."
         )
-    print(generate(saved.graphdef, saved.params, saved.vocabulary, sample))
-    return 0
+    say(generate(saved.graphdef, saved.params, saved.vocabulary, sample))
+    return int(has_failed())
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"evaluate": evaluate, "generate": generate}

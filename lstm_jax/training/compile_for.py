@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from lstm_jax.training import output
 from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.slices import KNOWN, Slice
 
@@ -38,10 +39,9 @@ def compile_for(experiment: Experiment, wanted: Slice) -> int:
     child.join()
     code = child.exitcode or 0
     if code < 0:
-        print(
+        output.complain(
             f"error: the compiler was ended by signal {-code}; 9 comes of too little memory on this "
-            "machine.",
-            file=sys.stderr,
+            "machine."
         )
     return 1 if code < 0 else code
 
@@ -50,7 +50,7 @@ def _child(experiment: Experiment, wanted: Slice) -> None:
     try:
         sys.exit(_report(experiment, wanted))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        output.complain(f"error: {error}")
         sys.exit(2)
 
 
@@ -66,19 +66,21 @@ def _report(experiment: Experiment, wanted: Slice) -> int:
     run = experiment.train
     task, batches = outline(experiment.data, experiment.seed, run.steps_per_dispatch)
     program = make_program(experiment, task, devices)
-    print(f"{experiment.name} on {wanted.name}: {wanted.chips} chips, {devices[0].device_kind}")
-    print(task.summary)
-    print(*introduce(experiment, program), sep="\n", flush=True)
+    output.say(
+        f"{experiment.name} on {wanted.name}: {wanted.chips} chips, {devices[0].device_kind}"
+    )
+    output.say(task.summary)
+    output.say("\n".join(introduce(experiment, program)))
     done = rehearse(experiment, program, batches)
-    print(*work(experiment, program, done), sep="\n")
+    output.say("\n".join(work(experiment, program, done)))
     available = done.memory.available or int(wanted.chip.gib * GIB)
-    print(memory_line(done.memory, wanted.chip.device, available))
-    print(f"compiled in {done.seconds:.0f} s")
+    output.say(memory_line(done.memory, wanted.chip.device, available))
+    output.say(f"compiled in {done.seconds:.0f} s")
     left = available - done.memory.needed
     if left < 0:
-        print(f"does not fit: {size_of(-left)} too much")
+        output.say(f"does not fit: {size_of(-left)} too much")
         return 1
-    print(f"fits: {size_of(left)} left")
+    output.say(f"fits: {size_of(left)} left")
     return 0
 
 

@@ -16,7 +16,7 @@ SOURCES = ("hf", "name")
 
 
 class ConfigError(ValueError):
-    """What a person wrote cannot be run; the message says why and how to mend it."""
+    """An experiment or a command that cannot be run. The message says why, and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Data:
 
     def __post_init__(self) -> None:
         _types(self)
+        object.__setattr__(self, "path", local_path("data.path", self.path))
         _positive(self, "batch_size", "sequence_length", "vocabulary_size", "held_out_sequences")
         _probability(self, "reset_probability")
         if self.task in NEED_A_PATH:
@@ -109,6 +110,9 @@ class Optimizer:
     not improved for plateau_patience * eval_every steps."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from 0."""
+    decay_steps: int | None = None
+    """cosine, linear: Step at which the learning rate reaches 0; None is train.steps. To train a run
+    for more steps with the schedule it had, pass the number of steps it had."""
     plateau_patience: int = 3
     """plateau: in evaluation intervals."""
     weight_decay: float = 0.0
@@ -122,6 +126,10 @@ class Optimizer:
         _types(self)
         _positive(self, "learning_rate", "plateau_patience")
         _probability(self, "momentum")
+        if self.decay_steps is not None:
+            _positive(self, "decay_steps")
+            decays = self.schedule in ("cosine", "linear")
+            _require(self, "decay_steps", decays, f"None with the schedule {self.schedule!r}")
         _require(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
         _require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
         if self.name not in ("adamw", "lion"):
@@ -147,9 +155,9 @@ class Train:
     steps_per_dispatch: int = 10
     """Steps in one call of the compiled function; must divide the other numbers here."""
     keep_last: int = 2
-    """Newest checkpoints to keep; with one, a damaged one costs the run."""
+    """Number of recent checkpoints to keep. Keep at least 2, so that a corrupt one can be skipped."""
     keep_best: int = 2
-    """Best models to keep."""
+    """Number of best models to keep. The best one of the oldest checkpoint is kept as well."""
     on_nan: Literal["stop", "skip"] = "stop"
     """Where the loss or the gradient is not finite: stop, or skip the update and count it."""
     accumulate: int = 1
@@ -275,6 +283,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         _types(self)
+        object.__setattr__(self, "workdir", local_path("workdir", self.workdir))
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed: expected 0 to {2**31 - 1}, got {self.seed}.")
         if self.model.bidirectional and self.data.task not in (
@@ -302,6 +311,35 @@ class Experiment:
     def run_dir(self) -> Path:
         """Where the run leaves its files."""
         return self.workdir or Path("runs") / self.name
+
+
+def local_path(name: str, path: Path | None) -> Path | None:
+    """Returns a path with ``~`` expanded.
+
+    Args:
+      name: What to call it in an error.
+      path: The path, or None.
+
+    Raises:
+      ConfigError: if it is a URL, or its home directory is unknown.
+
+    >>> local_path("workdir", Path("s3://bucket/run"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    lstm_jax.training.config.ConfigError: workdir: expected a local directory or file, got s3://bucket/run...
+    """
+    if path is None:
+        return None
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", str(path))  # pathlib has made // to /
+    if scheme:
+        url = f"{scheme[1]}://{str(path)[scheme.end() :]}"
+        raise ConfigError(
+            f"{name}: expected a local directory or file, got {url}. Use a local one and copy it, for "
+            "instance with `aws s3 sync`, `gcloud storage rsync` or `rclone sync`."
+        )
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{name}: cannot expand {path}: {error}") from error
 
 
 def named_source(path: Path) -> tuple[str, str] | None:
@@ -348,6 +386,7 @@ def read_config(path: Path) -> ConfigFile:
     Raises:
       ConfigError: if the file is missing, fails, or defines no ``config`` of the right type.
     """
+    path = local_path("config file", path) or path
     if not path.is_file():
         raise ConfigError(f"config file {path} not found; the commands are evaluate and generate.")
     if path.suffix != ".py":  # a text given by mistake must not be run as Python

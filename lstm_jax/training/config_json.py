@@ -34,12 +34,14 @@ def from_json(content: dict[str, Any]) -> Experiment:
     return Experiment(**_with_path(fields, "workdir"))
 
 
-def differences(before: Experiment, now: Experiment) -> list[str]:
-    """The fields that are not the same, in words."""
+def differences(before: Experiment, now: Experiment) -> dict[str, str]:
+    """Returns a sentence for each field that differs, by the field's name."""
     old, new = values(before), values(now)
-    return [
-        f"{name} was {old[name]}, now {new[name]}" for name in sorted(old) if old[name] != new[name]
-    ]
+    return {
+        name: f"{name} was {old[name]}, now {new[name]}"
+        for name in sorted(old)
+        if old[name] != new[name]
+    }
 
 
 def _with_path(fields: dict[str, Any], name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 
 import jax
 
+from lstm_jax.training import output
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.config_json import as_json
 from lstm_jax.training.data.outline import shapes_of
@@ -23,13 +24,13 @@ def dry_run(experiment: Experiment) -> None:
     task = make_task(experiment.data, experiment.seed)
     program = make_program(experiment, task, jax.devices())
     check(experiment, task)
-    print(json.dumps(as_json(experiment), indent=2))
-    print(task.summary)
-    print(*introduce(experiment, program), "", *table(program), "", sep="\n", flush=True)
+    output.say(json.dumps(as_json(experiment), indent=2))
+    output.say(task.summary)
+    output.say("\n".join([*introduce(experiment, program), "", *table(program), ""]))
     done = rehearse(experiment, program, shapes_of(task, experiment.train.steps_per_dispatch))
-    print(*work(experiment, program, done), sep="\n")
+    output.say("\n".join(work(experiment, program, done)))
     limit = (program.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
-    print(memory_line(done.memory, "device", limit))
-    print(
+    output.say(memory_line(done.memory, "device", limit))
+    output.say(
         f"compiled in {done.seconds:.1f} s; nothing was trained, nor written to {experiment.run_dir}"
     )

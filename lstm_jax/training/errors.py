@@ -1,9 +1,9 @@
-"""What can go wrong while training; what cannot be begun is a ``ConfigError``."""
+"""Errors while training. An experiment that cannot be started raises a ``ConfigError``."""
 
 
 class RunError(RuntimeError):
-    """Training cannot go on; the message says why, what is left, and how to mend it."""
+    """Training cannot continue. The message says why, what is left, and how to fix it."""
 
 
 class NotFiniteError(RunError):
-    """Training has diverged: there is nothing good to save."""
+    """Training has diverged, and there is nothing worth saving."""

@@ -23,13 +23,18 @@ def figures_of(sums: dict[str, Any], task: Task, part: str) -> dict[str, float]:
 
 
 def training_figures(steps: Metrics, task: Task) -> dict[str, float]:
-    """Means over steps; those whose update was skipped are counted, and left out of the means."""
+    """Returns means over steps, and the last learning rate.
+
+    Steps whose update was skipped are counted, and left out of the means.
+    """
     skipped = steps.get("skipped", np.zeros(len(steps["loss"]), bool))
     figures = {
         f"train/{name}": float(values[~skipped].mean())
         for name, values in steps.items()
-        if name != "skipped"
+        if name not in ("skipped", "learning_rate")
     }
+    if "learning_rate" in steps:  # not in what an earlier version saved
+        figures["train/learning_rate"] = float(steps["learning_rate"][-1])
     if "skipped" in steps:
         figures["train/skipped"] = int(skipped.sum())
     _, of = FIGURES[task.figure]

@@ -1,16 +1,18 @@
-"""Trains a model, and leaves behind all that is needed to go on, to look back and to use it."""
+"""Trains a model in a run directory, from which it can be resumed, reviewed and used."""
 
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from lstm_jax.training import distributed
+from lstm_jax.training import distributed, output
 from lstm_jax.training.checkpoint import quiet
 from lstm_jax.training.config import ConfigError, Experiment
-from lstm_jax.training.config_json import as_json
+from lstm_jax.training.config_json import as_json, differences
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.task import Task
 from lstm_jax.training.data.tasks import make_task
@@ -24,37 +26,43 @@ from lstm_jax.training.evaluation import (
     training_figures,
 )
 from lstm_jax.training.generate import generate
-from lstm_jax.training.kept import Kept
 from lstm_jax.training.metrics import FIGURES, Clock, duration, machine_figures
+from lstm_jax.training.optimizer import make_schedule
 from lstm_jax.training.plots import plot_curves
 from lstm_jax.training.profile import Profile
 from lstm_jax.training.program import Program, make_program
 from lstm_jax.training.progress import Progress
 from lstm_jax.training.run import RunFolder
+from lstm_jax.training.run_checkpoints import RunCheckpoints, Start, restore
 from lstm_jax.training.sharding import alone, on_the_host, rows_here, spread
 from lstm_jax.training.stopping import on_signals
 from lstm_jax.training.writers import check_writers, make_writers
 
 
 def train(experiment: Experiment) -> dict[str, float] | None:
-    """Runs an experiment, or goes on with it, and prints its progress.
+    """Runs or resumes an experiment, and prints its progress. Changes nothing if it is complete.
 
     Returns:
-      The figures of the best model: ``eval/...``, and ``test/...`` where there is a test part. None if a
-      signal ended it early; the same call goes on from there.
+      The metrics of the best model: ``eval/...``, and ``test/...`` if there is a test set. None if a
+      signal stopped training; the same call resumes it.
 
     Raises:
-      ConfigError: if the data or the run folder cannot be used; nothing is written then.
-      RunError: if training diverges or the folder cannot be written any more.
+      ConfigError: if the data or the run directory cannot be used; nothing is written then.
+      RunError: if training diverges or the directory cannot be written any more.
     """
     started = time.monotonic()
     distributed.start(experiment.mesh)
     task = make_task(experiment.data, experiment.seed)
     program = make_program(experiment, task, jax.devices())
-    check(experiment, task)  # all this before the folder: what cannot be run leaves none
-    distributed.wait_for_all("the folder was checked")
+    check(experiment, task)  # before anything is written: what cannot run leaves no directory
     folder = RunFolder(experiment.run_dir, writes=distributed.is_first())
-    with folder.held(), quiet(), jax.set_mesh(program.mesh):
+    complete = _result(folder, experiment)
+    distributed.wait_for_all("the directory was checked")
+    if complete is not None:
+        if folder.writes:
+            output.say(_summary(folder, complete))
+        return complete["figures"]
+    with folder.held(_warn_before), quiet(), jax.set_mesh(program.mesh):
         trainer = Trainer(experiment, task, program, folder)
         figures = trainer.run()
         seconds = time.monotonic() - started
@@ -67,10 +75,11 @@ def train(experiment: Experiment) -> dict[str, float] | None:
 
 
 def check(experiment: Experiment, task: Task) -> None:
-    """What can only be seen once the data was read.
+    """Checks what can be checked only once the data was read. Writes nothing.
 
     Raises:
-      ConfigError: if the model or the sample does not fit the task.
+      ConfigError: if the model or the sample does not fit the task, or the run directory belongs to
+        another experiment or to other data.
     """
     if experiment.model.bidirectional and task.predicts_next:
         raise ConfigError(
@@ -88,23 +97,55 @@ def check(experiment: Experiment, task: Task) -> None:
     folder.check_data(task.fingerprint(), task.vocabulary)
 
 
+def _result(folder: RunFolder, experiment: Experiment) -> dict[str, Any] | None:
+    """Returns the result of a complete run. Its data may have moved: :func:`check` compared it."""
+    if not folder.file("result.json").exists():
+        return None
+    data = replace(experiment.data, path=folder.experiment().data.path)
+    return folder.result(replace(experiment, data=data))
+
+
+def _summary(folder: RunFolder, result: dict[str, Any]) -> str:
+    unit, _ = FIGURES[result["figure"]]
+    value = result["figures"][f"eval/{result['figure']}"]
+    return (
+        f"{folder.path} is complete: best step {result['step']:,}, {unit} {value:.4f}, loss "
+        f"{result['figures']['eval/loss']:.4f}. Raise --train.steps to continue, or choose another "
+        "directory with --workdir."
+    )
+
+
+def _warn_before(text: str) -> None:
+    """Warns before there is a trainer."""
+    output.complain(f"warning: {text}")
+
+
 class Trainer:
-    """One experiment in its run folder."""
+    """One experiment in its run directory."""
 
     def __init__(self, experiment: Experiment, task: Task, program: Program, folder: RunFolder):
         self.experiment, self.task, self.program = experiment, task, program
         self.folder, self.mesh = folder, program.mesh
         run = experiment.train
-        changes = self.folder.begin(experiment)
-        self.folder.write_task(program.sizes, task.fingerprint(), task.vocabulary)
-
         self.progress = Progress(run.steps, silent=not distributed.is_first())
-        self.kept = Kept(self.folder, run, self._warn)
-        self.first, self.state, self.since_log = self.kept.go_on(
-            program.start(), run.steps_per_dispatch
-        )
+        start = restore(self.folder, program.start(), run.steps_per_dispatch)
+        self.first, self.state, self.since_log = start.step, start.state, start.since_log
+        self.is_evaluated = self._is_evaluated(start)
+        if start.step and not folder.knows_its_data():
+            start.warnings.append(
+                f"{folder.file('task.json')} is missing or corrupt: the data was not compared with "
+                "that of the earlier steps"
+            )
+        distributed.wait_for_all("the checkpoints were read")
+        # Up to here nothing was changed.
+        before = self.folder.begin(experiment)
+        self.folder.write_task(program.sizes, task.fingerprint(), task.vocabulary, self._warn)
+        self.checkpoints = RunCheckpoints(self.folder, start, run, self._warn)
+        self.folder.cut(start.step, self.is_evaluated, self._warn)
+        for warning in start.warnings:
+            self._warn(warning)
         self.progress.begin(self.first)
-        distributed.wait_for_all("the folder was cut")
+        distributed.wait_for_all("the directory was cut")
         self.history = self.folder.metrics()
         steps_of_a_sequence = np.shape(task.held_out.weights)[1]
         self.clock = Clock(run.steps, steps_of_a_sequence * experiment.data.batch_size)
@@ -116,9 +157,8 @@ class Trainer:
             else []
         )
         self.profile = Profile(experiment.log.profile, self.folder.file("profile"))
-        self._event(
-            self.first, "; ".join(["begun" if not self.first else "gone on with", *changes])
-        )
+        changes = [] if before is None else _changes(before, experiment, self.first)
+        self._event(self.first, "; ".join(["resumed" if self.first else "started", *changes]))
         for change in changes:
             self.progress.say(f"changed: {change}")
 
@@ -133,22 +173,22 @@ class Trainer:
                 self.profile.close()
                 for writer in self.writers:
                     writer.close()
-                self.kept.close()
+                self.checkpoints.close()
             if figures is None:
                 signal = self.stop.signal or "a signal to another process"
                 self._event(self.done, f"stopped by {signal}")
                 self.progress.say(
-                    f"stopped by {signal} after step {self.done:,}, and saved; the same command "
-                    "goes on from there"
+                    f"Received {signal}: saved a checkpoint at step {self.done:,}. Run the same "
+                    "command to resume."
                 )
         return figures
 
     def _train(self) -> bool:
-        """Whether the end was reached, and not a signal."""
+        """Trains, and returns whether the end was reached."""
         run = self.experiment.train
         self.done, stops = self.first, False
-        if self.done % run.eval_every == 0 and self.done and not self._was_evaluated(self.done):
-            self._evaluate(self.done)  # which a signal had cut short
+        if not self.is_evaluated:
+            self._evaluate(self.done)
         for done, batches in () if self._is_out_of_patience() else self._dispatches():
             self.done = done
             self.profile.before(done - run.steps_per_dispatch + 1, run.steps_per_dispatch)
@@ -187,7 +227,7 @@ class Trainer:
 
     def _introduce(self) -> None:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
-        since = f", going on from step {self.first:,}" if self.first else ""
+        since = f", resuming from step {self.first:,}" if self.first else ""
         self.progress.say(f"{self.experiment.name}: {self.task.summary}")
         self.progress.say(f"{size:,} parameters, {self.experiment.train.steps:,} steps{since}")
 
@@ -214,14 +254,14 @@ class Trainer:
         speed = self.clock.tokens_per_second(done)
         self._write(done, figures | machine_figures(speed, self.mesh.size))
         self.progress.step(done, figures, self.task.figure, speed, self.clock.left(done))
-        self.kept.check()
+        self.checkpoints.check()
 
     def _check_finite(self, steps: Metrics, done: int) -> None:
         bad = first_bad(steps) if steps else None
         if bad is None:
             return
         step = done - len(steps["loss"]) + bad + 1
-        whole = self.kept.newest.latest()
+        whole = self.checkpoints.states.latest()
         raise NotFiniteError(
             f"step {step:,} gave a loss of {steps['loss'][bad]} and a gradient norm of "
             f"{steps['gradient_norm'][bad]}; "
@@ -234,30 +274,41 @@ class Trainer:
             + (
                 "."
                 if self.experiment.train.on_nan == "skip"
-                else ", or go on with --train.on-nan skip."
+                else ", or resume with --train.on-nan skip."
             )
         )
 
     def _save(self, done: int) -> None:
-        if self.kept.newest.latest() == done:
+        if self.checkpoints.states.latest() == done:
             return
         steps = self._steps()
         self._check_finite(steps, done)
-        self.kept.save(done, self.state, steps)
+        self.checkpoints.save(done, self.state, steps)
 
-    def _was_evaluated(self, step: int) -> bool:
-        return any("eval/loss" in line for line in self.history if line["step"] == step)
+    def _is_evaluated(self, start: Start) -> bool:
+        """Whether nothing is left of the evaluation at the first step.
+
+        A signal or a kill may have interrupted it, or its model, the best so far, may be lost.
+        """
+        run, step = self.experiment.train, start.step
+        if not step or (step % run.eval_every and step != run.steps):
+            return True
+        lines = [line for line in self.folder.metrics() if line["step"] == step]
+        losses = [line["eval/loss"] for line in lines if "eval/loss" in line]
+        return bool(losses) and not losses[-1] < start.best_loss
 
     def _evaluate(self, done: int) -> None:
         sums = self.program.evaluate(self.state.params, self.task.held_out, self._is_stopped)
         if sums is None:
             return
         figures = figures_of(sums, self.task, "eval")
+        self.checkpoints.offer(done, self.state.params, figures["eval/loss"])
+        text = self._text(self.state.params)
+        self.checkpoints.best.wait()  # the best model is on the disk before a line says so
+        if text is not None:
+            self.folder.sample(done, text)
         self._write(done, figures)
         self.progress.say(f"step {done:>7,}  held out: {in_line(figures, self.task, 'eval')}")
-        self.kept.offer(done, self.state.params, figures["eval/loss"])
-        if (text := self._text(self.state.params)) is not None:
-            self.folder.sample(done, text)
         self._plot()
 
     def _is_stopped(self) -> bool:
@@ -297,8 +348,8 @@ class Trainer:
         if not distributed.is_first():
             return
         unit, _ = FIGURES[self.task.figure]
-        path = self.folder.file("curves.png")
-        plot_curves(self.history, self.task.figure, unit, self.task.baselines, path)
+        plot = plot_curves(self.history, self.task.figure, unit, self.task.baselines)
+        self.folder.replace("curves.png", plot)
 
     def _write(self, step: int, figures: dict[str, float]) -> None:
         self.folder.log(step, figures)
@@ -308,7 +359,7 @@ class Trainer:
 
     def _report(self) -> dict[str, float] | None:
         """The best model once more, on the held-out data and on the test part; None if stopped."""
-        best = self.kept.best_model(self.state.params)
+        best = self.checkpoints.best_model(self.state.params)
         self.best_step = best.step
         figures: dict[str, float] = {}
         lines = []
@@ -327,3 +378,24 @@ class Trainer:
             self.progress.say(line)
         self._event(self.done, "finished")
         return figures
+
+
+def _changes(before: Experiment, now: Experiment, step: int) -> list[str]:
+    """Returns sentences about what has changed since the run was last started.
+
+    Args:
+      before: The experiment then.
+      now: The experiment.
+      step: The step from which the run is resumed.
+    """
+    changes = list(differences(before, now).values())
+    old, new = (float(make_schedule(e.optimizer, e.train)(step)) for e in (before, now))
+    if step and not math.isclose(old, new, rel_tol=1e-3):
+        changes.append(f"the learning rate at step {step:,} was {old:.3g}, now {new:.3g}")
+        follows = now.optimizer.schedule in ("cosine", "linear") and not now.optimizer.decay_steps
+        if follows and before.train.steps != now.train.steps:
+            changes[-1] += (
+                f", as the schedule ends at train.steps (--optimizer.decay-steps {before.train.steps} "
+                "keeps the old schedule)"
+            )
+    return changes

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lstm_jax.training import config
@@ -16,7 +17,7 @@ def make_optimizer(
     Clipping comes first: recurrent gradients explode now and then (Pascanu, Mikolov & Bengio,
     2013, On the difficulty of training recurrent neural networks, §3.2).
     """
-    rate = _schedule(optimizer, train.steps)
+    rate = make_schedule(optimizer, train)
     decay = {"weight_decay": optimizer.weight_decay, "mask": decays}
     rules = {
         "adamw": lambda: optax.adamw(rate, **decay),
@@ -46,7 +47,30 @@ def decays(params: Any) -> Any:
     )
 
 
-def _schedule(optimizer: config.Optimizer, steps: int) -> optax.Schedule:
+def learning_rate(schedule: optax.Schedule, opt_state: Any) -> jax.Array:
+    """Returns the learning rate of the next update. It can be traced.
+
+    Args:
+      schedule: That of the optimizer.
+      opt_state: A state of :func:`make_optimizer`. It counts updates, which are fewer than steps if
+        some were skipped, and holds the factor by which plateaus have lowered the rate.
+    """
+    parts = jax.tree.leaves(opt_state, is_leaf=_has_a_rate)
+    rate = jnp.ones(())
+    for part in filter(_has_a_rate, parts):
+        is_schedule = isinstance(part, optax.ScaleByScheduleState)
+        rate *= schedule(part.count) if is_schedule else part.scale
+    return rate
+
+
+def _has_a_rate(part: Any) -> bool:
+    kinds = optax.ScaleByScheduleState, optax.contrib.ReduceLROnPlateauState
+    return isinstance(part, kinds)
+
+
+def make_schedule(optimizer: config.Optimizer, train: config.Train) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of updates."""
+    steps = optimizer.decay_steps or train.steps
     peak, warmup = optimizer.learning_rate, min(optimizer.warmup_steps, steps - 1)
     after = {
         "constant": lambda: optax.constant_schedule(peak),

@@ -1,18 +1,19 @@
 """``curves.png`` and ``sweep.png``: how the figures went."""
 
-from pathlib import Path
+import io
 from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 
 def plot_curves(
-    metrics: list[dict[str, Any]], figure: str, unit: str, baselines: dict[str, float], path: Path
-) -> None:
-    """Training and held-out figures over steps, with the baselines as lines across."""
+    metrics: list[dict[str, Any]], figure: str, unit: str, baselines: dict[str, float]
+) -> bytes:
+    """Returns a PNG of training and validation metrics over steps, with the baselines as lines."""
     with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
         for part, color, marker in (("train", "0.65", ""), ("eval", "tab:blue", "o")):
@@ -27,16 +28,17 @@ def plot_curves(
         ax.set_xlabel("step")
         ax.set_ylabel(unit)
         ax.legend(frameon=False)
-        fig.savefig(path, dpi=120)
-        plt.close(fig)
+        return _png(fig)
 
 
-def plot_sweep(
-    curves: list[tuple[str, list[tuple[int, float]], bool]], label: str, path: Path
-) -> None:
-    """Held-out curves of runs: their names, points, and whether they are complete; the best first.
+def plot_sweep(curves: list[tuple[str, list[tuple[int, float]], bool]], label: str) -> bytes:
+    """Returns a PNG of the validation curves of runs.
 
-    The scale is that of the complete ones, so that one that diverged does not flatten the others.
+    The scale is that of the complete runs, so that one that diverged does not flatten the others.
+
+    Args:
+      curves: Of each run its name, points, and whether it is complete; the best run first.
+      label: Of the y axis.
     """
     named = min(len(curves), 24)  # more lines than that no legend can tell apart
     more = f", {len(curves) - named} more not named" if len(curves) > named else ""
@@ -63,5 +65,11 @@ def plot_sweep(
         ax.set_xlabel("step")
         ax.set_ylabel(label)
         fig.legend(loc="outside lower left", frameon=False, fontsize=8, title=f"best first{more}")
-        fig.savefig(path, dpi=120)
-        plt.close(fig)
+        return _png(fig)
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    plt.close(figure)
+    return content.getvalue()

@@ -10,7 +10,7 @@ from lstm_jax.training.config import Experiment
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.task import Task
 from lstm_jax.training.model import Sizes
-from lstm_jax.training.optimizer import make_optimizer
+from lstm_jax.training.optimizer import make_optimizer, make_schedule
 from lstm_jax.training.sharding import (
     DATA,
     abstract,
@@ -63,6 +63,7 @@ def make_program(experiment: Experiment, task: Task, devices: Sequence[Any]) -> 
         graphdef,
         task,
         optimizer,
+        make_schedule(experiment.optimizer, experiment.train),
         seed=experiment.seed,
         reset_probability=experiment.data.reset_probability,
         n=experiment.train.steps_per_dispatch,

@@ -1,18 +1,19 @@
-"""What a person sees while it trains: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees during training: a progress bar on a terminal, plain lines elsewhere."""
 
 import sys
 
 from tqdm import tqdm
 
+from lstm_jax.training import output
 from lstm_jax.training.metrics import FIGURES
 
 
 class Progress:
-    """Says how far training is."""
+    """Shows how far training is."""
 
     def __init__(self, steps: int, silent: bool = False):
         self.silent = silent
-        self.bar = tqdm(total=steps, unit="step", disable=silent or not sys.stdout.isatty())
+        self.bar = tqdm(total=steps, unit="step", disable=silent or not output.is_terminal())
 
     def begin(self, done: int) -> None:
         """Starts the bar after ``done`` steps, which do not count for its rate."""
@@ -20,18 +21,19 @@ class Progress:
         self.bar.unpause()
 
     def say(self, line: str) -> None:
-        """A line of its own."""
+        """Prints a line."""
         if self.silent:
             return
         if self.bar.disable:
-            print(line, flush=True)
+            output.say(line)
         else:
-            self.bar.write(line)
+            with tqdm.external_write_mode(file=sys.stdout):
+                output.say(line)
 
     def step(
         self, done: int, figures: dict[str, float], figure: str, speed: float, left: str
     ) -> None:
-        """After ``done`` steps: figures over the steps since the last line."""
+        """Shows metrics after ``done`` steps, means over the steps since the last line."""
         parts = []
         if figure not in ("mse", "nats"):  # which are the loss
             parts.append(f"loss {figures['train/loss']:.4f}")
@@ -43,7 +45,7 @@ class Progress:
             return
         if self.bar.disable:
             time = f"  {speed:,.0f} tokens a second, {left} left" if left else ""
-            print(f"step {done:>7,}  {shown}{time}", flush=True)
+            output.say(f"step {done:>7,}  {shown}{time}")
         else:
             self.bar.update(done - self.bar.n)
             rate = f"  {speed:,.0f} tokens/s" if speed else ""

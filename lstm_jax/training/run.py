@@ -1,20 +1,20 @@
-"""The run folder: what an experiment leaves behind, and whether it may be gone on with."""
+"""The run directory: what an experiment leaves behind, and whether it may be resumed."""
 
-import dataclasses
-import fcntl
+import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from lstm_jax.training import files, samples
 from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.config_json import as_json, differences, from_json
 from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.environment import environment
 from lstm_jax.training.errors import RunError
+from lstm_jax.training.lock import LOCK, SOFT_LOCK, locked
 from lstm_jax.training.model import Sizes
 
 MAY_CHANGE = (
@@ -23,82 +23,113 @@ MAY_CHANGE = (
     "log",
     "mesh",
     "sample",
+    "data.path",  # the same data in another place: its fingerprint is compared
     "optimizer.learning_rate",
     "optimizer.warmup_steps",
+    "optimizer.decay_steps",
 )
-"""What a run can be resumed with, other than it began."""
+"""Fields, and groups of fields, with which a run may be resumed."""
 
+NO_RESULT = ("workdir", "log", "mesh", "sample")
+"""Fields, and groups of fields, that a complete run need not be trained again for."""
 
-SAMPLE_HEADING = "=== step "
-LOCK = ".lock"
+BEFORE_CONFIG = (LOCK, SOFT_LOCK, "config.json.new")
+"""Files of a run that was interrupted before it had its config.json."""
 
 
 class RunFolder:
-    """A folder with config.json, environment.json, metrics.jsonl and more."""
+    """A run directory: config.json, metrics.jsonl, checkpoints and more.
+
+    Args:
+      path: The directory.
+      writes: False for all but one of several processes; their methods write nothing.
+    """
 
     def __init__(self, path: Path, writes: bool = True):
-        self.path, self.writes = path, writes  # of several processes one writes
+        self.path, self.writes = path, writes
 
     def file(self, name: str) -> Path:
-        """A file of the run."""
+        """Returns the path of a file of the run."""
         return self.path / name
 
     def check(self, experiment: Experiment) -> None:
-        """Looks whether a run of this experiment can begin, or go on, in this folder.
+        """Checks that the directory is empty or holds a run of the same experiment.
 
         Raises:
           ConfigError: if it belongs to another experiment or holds something else.
         """
         if self.file("config.json").exists():
-            self._compare(experiment)
-        elif self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
-            raise ConfigError(
-                f"workdir: {self.path} is not empty and holds no run; choose another with --workdir."
-            )
+            changes = differences(self.experiment(), experiment)
+            differs = [text for name, text in changes.items() if not name.startswith(MAY_CHANGE)]
+            if differs:
+                raise ConfigError(
+                    f"workdir: {self.path} belongs to another experiment ({'; '.join(differs)}); "
+                    "choose another directory with --workdir."
+                )
+        elif self.path.is_dir():
+            names = {path.name for path in self.path.iterdir()} - set(BEFORE_CONFIG)
+            if names & {"checkpoints", "best", "metrics.jsonl"}:
+                raise ConfigError(
+                    f"workdir: {self.path} holds a run without its config.json; restore that file, or "
+                    "choose another directory with --workdir."
+                )
+            if names:
+                raise ConfigError(
+                    f"workdir: {self.path} is not empty and holds no run; choose another directory "
+                    "with --workdir."
+                )
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Makes the folder where there is none, and holds it against a second process.
+    def held(self, warn: Callable[[str], None]) -> Iterator[None]:
+        """Creates the directory if there is none, and locks it against other processes.
 
-        The system lets go of it when this process ends, however it ends.
+        Args:
+          warn: Called with a message if the file system has no locks.
 
         Raises:
           ConfigError: if another process trains in it, or it cannot be written.
+          RunError: if the disk is full.
         """
         if not self.writes:
             yield
             return
-        lock = self._lock()
-        try:
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.path, warn))
+            except OSError as error:
+                raise self._unwritable(error) from error
             yield
-        finally:
-            lock.close()
 
-    def begin(self, experiment: Experiment) -> list[str]:
-        """Writes what is run and where.
+    def begin(self, experiment: Experiment) -> Experiment | None:
+        """Writes the experiment and the environment.
 
         Returns:
-          What was changed since the run was last gone on with.
+          The experiment with which the run was last started, None if it is new.
 
         Raises:
-          ConfigError: as :meth:`check` does, or if it cannot be written.
+          ConfigError: as :meth:`check` does, or if the directory cannot be written.
+          RunError: if the disk is full.
         """
         if not self.writes:
-            return []
+            return None
         self.check(experiment)
-        known = self.file("config.json").exists()
-        changes = differences(self.experiment(), experiment) if known else []
+        before = self.experiment() if self.file("config.json").exists() else None
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.file("result.json").unlink(missing_ok=True)  # not complete until it says so again
+            self._write("config.json", as_json(experiment))  # first: it makes this a run directory
             self._write("environment.json", environment())
-            self._write("config.json", as_json(experiment))
+            self.file("result.json").unlink(missing_ok=True)  # the run is no longer complete
+            self._end_line("events.jsonl")
+        except RunError as error:
+            if isinstance(error.__cause__, OSError):
+                raise self._unwritable(error.__cause__) from error
+            raise
         except OSError as error:
             raise self._unwritable(error) from error
-        return changes
+        return before
 
     def experiment(self) -> Experiment:
-        """The experiment that the folder belongs to.
+        """Returns the experiment that the directory belongs to.
 
         Raises:
           ConfigError: if there is none.
@@ -107,146 +138,217 @@ class RunFolder:
         try:
             return from_json(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
-            raise ConfigError(f"{self.path} is no run folder: it has no config.json.") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{path} cannot be read as an experiment: {error}.") from error
+            raise ConfigError(
+                f"{self.path} is no run directory: it has no config.json that can be read."
+            ) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                f"{path} cannot be read as an experiment: {error}. Restore the file from a copy."
+            ) from error
 
-    def write_task(self, sizes: Sizes, fingerprint: str, vocabulary: Vocabulary | None) -> None:
-        """Writes what is needed to build the network again without the data."""
-        self._write("task.json", sizes._asdict() | {"fingerprint": fingerprint})
-        if vocabulary is not None and self.writes:
-            vocabulary.save(self.file("vocabulary.json"))
+    def write_task(
+        self,
+        sizes: Sizes,
+        fingerprint: str,
+        vocabulary: Vocabulary | None,
+        warn: Callable[[str], None],
+    ) -> None:
+        """Writes what is needed to build the network again without the data.
+
+        Args:
+          sizes: Sizes of the network that follow from the data.
+          fingerprint: A hash of the data.
+          vocabulary: Of a language model.
+          warn: Called with a message about each existing file that could not be read.
+        """
+        task = sizes._asdict() | {"fingerprint": fingerprint}
+        contents = {}
+        if vocabulary is not None:
+            contents["vocabulary.json"] = vocabulary.to_json()
+            task["vocabulary"] = _digest(contents["vocabulary.json"].encode())
+        contents["task.json"] = json.dumps(task, indent=2) + "\n"
+        readable = {"task.json": self._task, "vocabulary.json": self._vocabulary}
+        for name, content in contents.items():
+            if self.writes and self.file(name).exists() and readable[name]() is None:
+                corrupt = files.set_aside(self.file(name))
+                warn(f"{self.file(name)} is corrupt; renamed to {corrupt.name} and written again")
+            self.replace(name, content)
 
     def check_data(self, fingerprint: str, vocabulary: Vocabulary | None) -> None:
-        """Compares data with what the run began with.
+        """Compares data with what the run was started with, if that is known.
 
         Raises:
           ConfigError: if it has changed; the message says what of the vocabulary has.
         """
-        path, words = self.file("task.json"), self.file("vocabulary.json")
-        if not path.exists() or fingerprint.startswith(json.loads(path.read_text())["fingerprint"]):
+        task, before = self._task(), self._vocabulary()
+        if task is None and before in (None, vocabulary):
+            return
+        if task is not None and fingerprint.startswith(task["fingerprint"]):
             return
         changes = ""
-        if vocabulary is not None and words.exists():
-            changes = vocabulary.changes(Vocabulary.load(words)) or "the vocabulary is the same"
+        if vocabulary is not None and before is not None:
+            changes = f"; {vocabulary.changes(before) or 'the vocabulary is the same'}"
         raise ConfigError(
-            f"data.path: the data is not what {self.path} began with (another text, file or Python "
-            f"release{changes and '; '}{changes}); bring that back, or choose another folder with "
-            "--workdir."
+            f"data.path: the data is not what {self.path} was started with (another text, file or "
+            f"Python release{changes}); pass --data.path with the original data, or choose another "
+            "directory with --workdir."
         )
 
+    def knows_its_data(self) -> bool:
+        """Whether :meth:`check_data` has something to compare with."""
+        return self._task() is not None
+
     def sizes(self) -> Sizes:
-        """What of the task shaped the network."""
-        content = json.loads(self.file("task.json").read_text())
-        return Sizes(**{name: content[name] for name in Sizes._fields})
+        """Returns the sizes of the network that follow from the data.
+
+        Raises:
+          ConfigError: if task.json is missing or corrupt.
+        """
+        task = self._task()
+        if task is None:
+            raise self._missing("task.json")
+        return Sizes(**{name: task[name] for name in Sizes._fields})
+
+    def vocabulary(self) -> Vocabulary:
+        """Returns the vocabulary of a language model.
+
+        Raises:
+          ConfigError: if vocabulary.json is missing or corrupt.
+        """
+        vocabulary = self._vocabulary()
+        if vocabulary is None:
+            raise self._missing("vocabulary.json")
+        return vocabulary
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl."""
         self._append("metrics.jsonl", json.dumps({"step": step, **figures}) + "\n")
 
     def event(self, step: int, what: str) -> None:
-        """Adds a line to events.jsonl: when the run began, went on, changed, stopped."""
+        """Adds a line to events.jsonl: when the run started, resumed, changed, stopped."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self._append("events.jsonl", json.dumps({"time": now, "step": step, "event": what}) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a torn last line, left by a kill, is left out."""
-        lines = []
-        path = self.file("metrics.jsonl")
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-        return lines
+        """Returns the lines of metrics.jsonl that are valid."""
+        return files.read_records(self.file("metrics.jsonl")).valid
 
     def sample(self, step: int, text: str) -> None:
         """Adds a text to samples.txt."""
-        self._append("samples.txt", f"{SAMPLE_HEADING}{step}\n{text}\n\n")
+        self._append("samples.txt", samples.entry(step, text))
 
-    def cut(self, step: int) -> None:
-        """Drops metrics and samples past a step: the run goes on from there and writes them again."""
+    def cut(self, step: int, evaluated: bool, warn: Callable[[str], None]) -> None:
+        """Drops metrics and samples after a step, from which the run is resumed.
+
+        Args:
+          step: The step.
+          evaluated: Whether to keep the evaluation of this step. Otherwise it is repeated.
+          warn: Called with a message if metrics.jsonl has invalid lines, which are moved aside.
+        """
         if not self.writes:
             return
-        lines = [json.dumps(line) for line in self.metrics() if line["step"] <= step]
+        valid, invalid = files.read_records(self.file("metrics.jsonl"))
+        if invalid:
+            aside = self.file("metrics.jsonl.corrupt")
+            files.append(aside, "".join(f"{line.decode(errors='replace')}\n" for line in invalid))
+            warn(
+                f"{self.file('metrics.jsonl')} has {len(invalid)} invalid "
+                f"line{'s'[: len(invalid) != 1]}, moved to {aside.name}"
+            )
+
+        def is_kept(line: dict[str, Any]) -> bool:
+            again = line["step"] == step and "eval/loss" in line and not evaluated
+            return line["step"] <= step and not again
+
+        lines = [json.dumps(line) for line in valid if is_kept(line)]
         self.replace("metrics.jsonl", "".join(f"{line}\n" for line in lines))
-        samples = self.file("samples.txt")
-        if samples.exists():
-            _, *texts = samples.read_text(encoding="utf-8").split(SAMPLE_HEADING)
-            kept = [text for text in texts if int(text.split("\n", 1)[0]) <= step]
-            self.replace("samples.txt", "".join(SAMPLE_HEADING + text for text in kept))
+        path = self.file("samples.txt")
+        if path.exists():
+            last = step if evaluated else step - 1
+            self.replace("samples.txt", samples.keep(path.read_bytes(), lambda at: at <= last))
 
     def sync(self) -> None:
-        """Has the system write what was added to files, before a checkpoint says that it was."""
+        """Waits until metrics and samples are on the disk, before a checkpoint counts on them."""
         for name in ("metrics.jsonl", "samples.txt"):
-            if self.file(name).exists():
-                with self.file(name).open("rb") as file:
-                    os.fsync(file.fileno())
-
-    def _lock(self) -> IO[str]:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = self.file(LOCK).open("w")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise ConfigError(
-                f"workdir: another process trains in {self.path}; wait for it, or choose another with "
-                "--workdir."
-            ) from error
-        return lock
-
-    def _unwritable(self, error: OSError) -> ConfigError:
-        return ConfigError(f"workdir: cannot write {self.path}: {error.strerror}.")
-
-    def _append(self, name: str, text: str) -> None:
-        if not self.writes:
-            return
-        try:
-            with self.file(name).open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise RunError(
-                f"cannot write {self.file(name)}: {error.strerror}. Mend that, and the same command goes "
-                "on from the newest checkpoint."
-            ) from error
+            files.sync(self.file(name))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which says that the run is complete."""
         self._write("result.json", result)
 
     def result(self, experiment: Experiment) -> dict[str, Any] | None:
-        """What :meth:`finish` wrote, if the folder holds this very experiment, complete."""
+        """Returns what :meth:`finish` wrote, if the directory holds this experiment, complete."""
         try:
-            there = dataclasses.replace(self.experiment(), workdir=experiment.workdir)
+            changes = differences(self.experiment(), experiment)
             result = json.loads(self.file("result.json").read_text(encoding="utf-8"))
+            self.sizes()
+            if experiment.data.task == "text":
+                self.vocabulary()
         except (ConfigError, OSError, ValueError):
             return None
-        return result if there == experiment else None
+        same = all(name.startswith(NO_RESULT) for name in changes)
+        return result if same and _is_result(result) else None
 
-    def replace(self, name: str, text: str) -> None:
-        """Writes a file whole or not at all."""
-        if not self.writes:
-            return
-        new = self.file(f"{name}.new")
-        try:
-            new.write_text(text, encoding="utf-8")
-            os.replace(new, self.file(name))
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
+    def replace(self, name: str, content: str | bytes) -> None:
+        """Replaces a file atomically."""
+        if self.writes:
+            files.write(self.file(name), content)
 
-    def _compare(self, experiment: Experiment) -> None:
-        changes = differences(self.experiment(), experiment)
-        differs = [change for change in changes if not change.startswith(MAY_CHANGE)]
-        if differs:
-            raise ConfigError(
-                f"workdir: {self.path} belongs to another experiment ({'; '.join(differs)}); choose "
-                "another with --workdir, or remove it."
-            )
+    def _append(self, name: str, text: str) -> None:
+        if self.writes:
+            files.append(self.file(name), text)
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         self.replace(name, json.dumps(content, indent=2) + "\n")
+
+    def _end_line(self, name: str) -> None:
+        """Ends an incomplete last line, so that the next one starts a line."""
+        path = self.file(name)
+        content = path.read_bytes() if path.exists() else b"\n"
+        if not content.endswith(b"\n"):
+            files.append(path, "\n")
+
+    def _task(self) -> dict[str, Any] | None:
+        """Returns the content of task.json, None if it is missing or corrupt."""
+        try:
+            task = json.loads(self.file("task.json").read_text(encoding="utf-8"))
+            sizes = [task[name] for name in Sizes._fields]
+            valid = isinstance(task["fingerprint"], str) and all(type(n) is int for n in sizes)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return task if valid else None
+
+    def _vocabulary(self) -> Vocabulary | None:
+        """Returns the content of vocabulary.json, None if it is missing or corrupt."""
+        digest = (self._task() or {}).get("vocabulary")
+        try:
+            content = self.file("vocabulary.json").read_bytes()
+            vocabulary = Vocabulary.from_json(content.decode())
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return vocabulary if digest in (None, _digest(content)) else None
+
+    def _missing(self, name: str) -> ConfigError:
+        return ConfigError(
+            f"{self.file(name)} is missing or corrupt; run the command that trained {self.path} "
+            "again, which writes this file."
+        )
+
+    def _unwritable(self, error: OSError) -> ConfigError | RunError:
+        if error.errno in files.NO_SPACE:
+            return files.unwritable(self.path, error)
+        return ConfigError(f"workdir: cannot write {self.path}: {error.strerror}.")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_result(result: Any) -> bool:
+    """Whether a result has the fields that its readers use."""
+    try:
+        numbers = [result["step"], result["seconds"], *result["figures"].values()]
+        named = f"eval/{result['figure']}" in result["figures"] and "eval/loss" in result["figures"]
+    except (TypeError, KeyError, AttributeError):
+        return False
+    return named and all(type(number) in (int, float) for number in numbers)

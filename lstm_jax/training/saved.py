@@ -1,15 +1,15 @@
-"""A trained model, from its run folder."""
+"""A trained model, from its run directory."""
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
-from lstm_jax.training.checkpoint import Checkpoints
-from lstm_jax.training.config import ConfigError, Experiment
+from lstm_jax.training.checkpoint import Checkpoint, Checkpoints
+from lstm_jax.training.config import ConfigError, Experiment, local_path, locate
 from lstm_jax.training.data.tasks import make_task
 from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.evaluation import figures_of, in_line, parts_of
@@ -20,15 +20,15 @@ from lstm_jax.training.step import make_evaluation
 
 @dataclass(frozen=True)
 class Saved:
-    """A run as it can be used again.
+    """A run, for inference.
 
     Attributes:
-      model: the network, an NNX module with the best parameters.
-      params: those parameters as a dict, for ``nnx.merge(graphdef, params)``.
-      graphdef: the network without its parameters.
-      vocabulary: of a language model, else None.
-      config: the experiment.
-      step: when the parameters were the best.
+      model: The network, an NNX module with the best parameters.
+      params: These parameters as a dict, for ``nnx.merge(graphdef, params)``.
+      graphdef: The network without its parameters.
+      vocabulary: Of a language model, else None.
+      config: The experiment.
+      step: The step of the best parameters.
     """
 
     model: SequenceModel
@@ -40,44 +40,76 @@ class Saved:
 
 
 def load(run_dir: str | Path) -> Saved:
-    """The best model of a run.
+    """Returns the best model of a run. Corrupt checkpoints are skipped with a warning.
 
     Raises:
-      ConfigError: if the folder holds no run, or no model was saved yet.
+      ConfigError: if the directory holds no run, no model was saved yet, or no model can be read.
+      RunError: if the model is of another network than the code builds.
     """
-    folder = RunFolder(Path(run_dir))
+    folder = _open(run_dir)
     experiment = folder.experiment()
-    if not folder.file("best").is_dir():
-        raise ConfigError(f"{run_dir} holds no model yet: it was not evaluated once.")
-    graphdef, params = make_model(folder.sizes(), experiment.model, experiment.seed)
-    best = Checkpoints(folder.file("best"), keep=1, read_only=True).newest(
-        params, say=warnings.warn
-    )
-    if best is None:
-        raise ConfigError(f"{run_dir} holds no model that is whole.")
-    words = folder.file("vocabulary.json")
+    graphdef, best = _best(folder, experiment)
     return Saved(
         model=nnx.merge(graphdef, best.state),
         params=best.state,
         graphdef=graphdef,
-        vocabulary=Vocabulary.load(words) if words.exists() else None,
+        vocabulary=folder.vocabulary() if experiment.data.task == "text" else None,
         config=experiment,
         step=best.step,
     )
 
 
-def evaluate_saved(run_dir: str | Path) -> Iterator[str]:
-    """The best model's figures on the held-out data, and on the test part if there is one; in lines.
+def evaluate_saved(run_dir: str | Path, data_path: Path | None = None) -> Iterator[str]:
+    """Yields lines with the best model's metrics on the validation set, and on the test set if there is one.
+
+    Args:
+      run_dir: The run directory.
+      data_path: Where the data of the run is now; None is where it was.
 
     Raises:
-      ConfigError: as :func:`load` does, or if the data cannot be used any more.
+      ConfigError: as :func:`load`, or if the data is missing or has changed.
+      RunError: as :func:`load`.
     """
-    saved = load(run_dir)
-    task = make_task(saved.config.data, saved.config.seed)
-    RunFolder(Path(run_dir)).check_data(task.fingerprint(), task.vocabulary)
-    evaluate = make_evaluation(saved.graphdef, task)
+    folder = _open(run_dir)
+    experiment = folder.experiment()
+    graphdef, best = _best(folder, experiment)
+    data = experiment.data if data_path is None else replace(experiment.data, path=data_path)
+    data = locate(replace(experiment, data=data)).data
+    task = make_task(data, experiment.seed)
+    folder.check_data(task.fingerprint(), task.vocabulary)
+    evaluate = make_evaluation(graphdef, task)
     for part, name, chunks in parts_of(task):
-        sums = evaluate(saved.params, chunks)
+        sums = evaluate(best.state, chunks)
         assert sums is not None  # nothing stops it
         figures = figures_of(sums, task, part)
-        yield f"best, of step {saved.step:,}: {name}: {in_line(figures, task, part)}"
+        yield f"best, of step {best.step:,}: {name}: {in_line(figures, task, part)}"
+
+
+def _open(run_dir: str | Path) -> RunFolder:
+    path = Path(run_dir)
+    return RunFolder(local_path("RUN", path) or path)
+
+
+def _best(folder: RunFolder, experiment: Experiment) -> tuple[Any, Checkpoint]:
+    """Returns the network without its parameters, and the best parameters."""
+    if not folder.file("best").is_dir():
+        raise ConfigError(f"{folder.path} holds no model yet: it was not evaluated once.")
+    graphdef, params = make_model(folder.sizes(), experiment.model, experiment.seed)
+    best, corrupt = Checkpoints(folder.file("best"), read_only=True).restore_latest(params)
+    for step, reason in corrupt.items():
+        warnings.warn(
+            f"the checkpoint {folder.file('best') / str(step)} is corrupt, and was not used: {reason}",
+            stacklevel=3,
+        )
+    if best is None:
+        raise ConfigError(
+            f"{folder.file('best')} holds no model that can be read"
+            f"{': all are corrupt. Restore them from a copy' if corrupt else ' yet'}."
+        )
+    if not best.verified:
+        warnings.warn(
+            f"the checkpoint {folder.file('best') / str(best.step)} has no checksums: its numbers were "
+            "not verified",
+            stacklevel=3,
+        )
+    return graphdef, best

@@ -14,6 +14,7 @@ from lstm_jax.training.accumulate import Part, accumulated
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.task import Task
 from lstm_jax.training.model import Carry
+from lstm_jax.training.optimizer import learning_rate
 from lstm_jax.training.sharding import by_row, carry_specs, in_use, over_devices
 from lstm_jax.training.state import TrainState
 
@@ -35,6 +36,7 @@ def make_train_steps(
     graphdef: Any,
     task: Task,
     optimizer: optax.GradientTransformationExtraArgs,
+    schedule: optax.Schedule,
     *,
     seed: int,
     reset_probability: float,
@@ -97,7 +99,11 @@ def make_train_steps(
             gradient, state.opt_state, state.params, value=sums["loss"]
         )
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": sums["loss"], "gradient_norm": optax.tree.norm(gradient)}
+        metrics = {
+            "loss": sums["loss"],
+            "gradient_norm": optax.tree.norm(gradient),
+            "learning_rate": learning_rate(schedule, state.opt_state),
+        }
         if "hits" in sums:
             metrics["accuracy"] = sums["hits"] / sums["scored"]
         if norms:

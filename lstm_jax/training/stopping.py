@@ -1,4 +1,4 @@
-"""Signals that ask training to end: SIGTERM from schedulers, SIGINT from Ctrl-C."""
+"""Signals that ask training to end: SIGTERM of schedulers, SIGINT of Ctrl-C, SIGHUP of a closed terminal."""
 
 import signal
 import threading
@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+)  # Windows has no SIGHUP
 
 
 class Stop:
-    """Becomes true once a signal has come.
+    """Becomes true once a signal was received.
 
     >>> stop = Stop()
     >>> bool(stop)
@@ -26,9 +28,14 @@ class Stop:
         return self.signal is not None
 
 
+def received_signals() -> list[int]:
+    """Returns the signals to handle: those that are not ignored, as SIGHUP is under ``nohup``."""
+    return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+
+
 @contextmanager
 def on_signals() -> Iterator[Stop]:
-    """While inside, the first signal sets a flag; a second SIGINT interrupts as Python does."""
+    """Sets a flag on the first signal. A second SIGINT raises KeyboardInterrupt, as usual."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():  # only there can they be caught
         yield stop
@@ -38,7 +45,7 @@ def on_signals() -> Iterator[Stop]:
         stop.signal = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, ask) for number in received_signals()}
     try:
         yield stop
     finally:

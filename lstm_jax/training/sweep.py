@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.training import output
 from lstm_jax.training.child import Children
 from lstm_jax.training.config import ConfigError, Experiment, locate
 from lstm_jax.training.metrics import FIGURES, duration
@@ -61,7 +62,7 @@ class Sweep:
             try:
                 run.experiment = locate(apply(self.base, {**overrides, "workdir": path}))
             except ConfigError as error:
-                print(f"{path.name}: {error}", flush=True)
+                output.say(f"{path.name}: {error}")
                 run.status = "cannot be run"
             if run.result() is not None:
                 run.status = "complete"
@@ -72,7 +73,7 @@ class Sweep:
         """Runs what is not complete, and writes how all stand."""
         if run.experiment is not None and run.status != "complete":
             number = list(self.runs).index(run.name) + 1
-            print(f"\n=== run {number}: {run.name}", flush=True)
+            output.say(f"\n=== run {number}: {run.name}")
             ended = children.run(run.experiment)
             run.status = "complete" if run.result() is not None else ended
         self.write()
@@ -89,33 +90,33 @@ class Sweep:
         """Of so many runs, how many are complete."""
         complete = [run.status for run in self.runs.values()].count("complete")
         to_go = max(runs - complete, 0)
-        print(
-            f"{runs} run{'s'[: runs != 1]}, {complete} complete, {to_go} to go; {self.folder}",
-            flush=True,
+        output.say(
+            f"{runs} run{'s'[: runs != 1]}, {complete} complete, {to_go} to go; {self.folder}"
         )
 
     def report(self, stopped: bool) -> int:
         """Prints the table. The exit code is 1 if a run failed."""
-        print(f"\n{self.table()}\n\n{self.folder / TABLE}, {self.folder / PLOT}")
+        output.say(f"\n{self.table()}\n\n{self.folder / TABLE}, {self.folder / PLOT}")
         bad = [run for run in self.runs.values() if run.status not in ("complete", "to go")]
         if stopped:
-            print("stopped; the same command goes on")
+            output.say("stopped; the same command goes on")
         return int(bool(bad) and not stopped)
 
     def write(self) -> None:
         """The table and the plot as of now.
 
         Raises:
-          ConfigError: if they cannot be written.
+          ConfigError: if the directory cannot be created.
+          RunError: if they cannot be written.
         """
         text = f"# Sweep of {self.base.name}\n\n{self.table()}\n\n![]({PLOT})\n"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            RunFolder(self.folder).replace(TABLE, text)
-            if self.runs:
-                self.plot()
         except OSError as error:
             raise ConfigError(f"workdir: cannot write {self.folder}: {error.strerror}.") from error
+        RunFolder(self.folder).replace(TABLE, text)
+        if self.runs:
+            self.plot()
 
     def table(self) -> str:
         """All runs in Markdown; the one of the least held-out loss is marked."""
@@ -146,7 +147,7 @@ class Sweep:
             label = run.name if run.status == "complete" else f"{run.name} ({run.status})"
             curves.append((label, points, run.result() is not None))
         unit = FIGURES[figure][0] if figure in FIGURES else figure
-        plot_sweep(curves, f"held out: {unit}", self.folder / PLOT)
+        RunFolder(self.folder).replace(PLOT, plot_sweep(curves, f"held out: {unit}"))
 
 
 def _cells(result: dict[str, Any] | None) -> list[str]:

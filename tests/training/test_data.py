@@ -128,8 +128,7 @@ def test_words(text):
 
 def test_a_vocabulary_can_be_saved(tmp_path):
     vocabulary = Vocabulary.of("to be, or not to be", unit="word")
-    vocabulary.save(tmp_path / "v.json")
-    assert Vocabulary.load(tmp_path / "v.json") == vocabulary
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
 
 
 @pytest.mark.parametrize(("size", "order"), [(2, 5), (6000, 5), (7000, 4), (60_000, 3)])

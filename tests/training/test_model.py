@@ -54,6 +54,7 @@ def steps_of(graphdef, optimizer, n, *, seed=0, reset_probability=0.0):
         graphdef,
         task_of(ids_of(1)),
         optimizer,
+        optax.constant_schedule(1e-3),
         seed=seed,
         reset_probability=reset_probability,
         n=n,

@@ -99,7 +99,7 @@ def test_two_processes_train_save_and_resume_as_one_with_two_devices(tmp_path, c
     end(begin(config, 2, "--workdir", one))
     together(config, "--workdir", two, "--train.steps", 4)
     first, second = together(config, "--workdir", two)
-    assert "going on from step 4" in first
+    assert "resuming from step 4" in first
     assert "best, of step 8" in first
     assert "step" not in second  # one speaks
     got, want = figures(two), figures(one)
@@ -123,12 +123,14 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on(tmp_path, config):
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)
     first, second = map(end, processes)
-    stopped = re.search(r"stopped by a signal to another process after step ([\d,]+), and", first)
+    stopped = re.search(
+        r"Received a signal to another process: saved a checkpoint at step ([\d,]+)\.", first
+    )
     assert stopped, first
-    assert "stopped" not in second  # one speaks
+    assert "Received" not in second  # one speaks
     step = int(stopped[1].replace(",", ""))
     first, _ = together(config, "--workdir", folder, "--train.steps", step + 4)
-    assert f"going on from step {step:,}" in first
+    assert f"resuming from step {step:,}" in first
 
 
 FAILS = """

@@ -175,7 +175,7 @@ def test_a_stale_cache_is_made_anew(text, cache):
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("at", ["new", "replaced"])
 def test_a_cache_that_is_cut_off_leaves_nothing_half_done(text, cache, monkeypatch, at):
-    def cut_off(*arguments):
+    def cut_off(*arguments, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -26,6 +26,7 @@ from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.sequences import (
     at_the_last_step,
     before_the_last_step,
+    digest_of,
     hold_out,
     in_order,
     over_time,
@@ -80,6 +81,7 @@ def arrays_task(data: Data, seed: int) -> Task:
         loss="cross_entropy" if is_class else "squared_error",
         figure=figure,
         batches=shuffled(train, data.batch_size, seed),
+        digest=digest_of(train),
         held_out=in_order(valid),
         test=None if test is None else in_order(_sequences(test)),
         predicts_next=kind == "next steps",

@@ -14,6 +14,7 @@ from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.sequences import (
     at_the_last_step,
+    digest_of,
     hold_out,
     in_order,
     over_time,
@@ -65,6 +66,7 @@ def images_task(data: Data, seed: int) -> Task:
         loss="cross_entropy",
         figure="accuracy",
         batches=shuffled(train, data.batch_size, seed),
+        digest=digest_of(train),
         held_out=in_order(sequences(images[held_out], labels[held_out])),
         test=in_order(sequences(test_images, test_labels)),
         baselines={"majority baseline": float((labels[held_out] == most).mean())},

@@ -12,7 +12,7 @@ import numpy as np
 
 from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.sequences import before_the_last_step, in_order, shuffled
+from lstm_jax.training.data.sequences import before_the_last_step, digest_of, in_order, shuffled
 from lstm_jax.training.data.task import Task
 
 PARTS = ("traindata", "validdata", "testdata")
@@ -36,6 +36,7 @@ def piano_roll_task(data: Data, seed: int) -> Task:
         loss="bernoulli",
         figure="nats",
         batches=shuffled(train, data.batch_size, seed),
+        digest=digest_of(train),
         held_out=in_order(valid),
         test=in_order(test),
         predicts_next=True,

@@ -1,7 +1,9 @@
 """Whole sequences from arrays: shuffled into batches for training, in order for evaluation."""
 
+import hashlib
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from lstm_jax.training.data.batch import Batch
@@ -41,6 +43,14 @@ def shuffled(sequences: Batch, batch_size: int, seed: int) -> Callable[..., Batc
         return stack([batch(step, rows) for step in range(first, first + n)])
 
     return batches
+
+
+def digest_of(sequences: Batch) -> str:
+    """Returns a hash of all arrays."""
+    digest = hashlib.sha256()
+    for array in jax.tree.leaves(sequences):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def in_order(sequences: Batch) -> Batch:

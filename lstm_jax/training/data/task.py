@@ -35,7 +35,7 @@ class Task:
       baselines: what needs no network, in the unit of ``figure``, on the held-out part.
       test_baselines: the same on the test part.
       vocabulary: of text.
-      digest: of the training data, where it is known.
+      digest: A hash of the training data; empty if it is generated.
     """
 
     summary: str
@@ -56,9 +56,9 @@ class Task:
     digest: str = ""
 
     def fingerprint(self) -> str:
-        """Changes when the vocabulary, what is evaluated on or, where it is known, what is learned does.
+        """Returns a hash of the vocabulary, the validation and test sets, and the training data.
 
-        The last comes at the end, so that fingerprints of runs from before it are prefixes.
+        The training data comes last: earlier versions left it out, and wrote a prefix.
         """
         digest = hashlib.sha256(repr(self.vocabulary).encode())
         for leaf in jax.tree.leaves((self.held_out, self.test)):

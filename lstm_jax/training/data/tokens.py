@@ -21,8 +21,10 @@ from lstm_jax.training.data.vocabulary import Unit, Vocabulary, count, whole_sym
 
 IN_MEMORY = 32_000_000
 """Bytes from which on a text is not brought into memory."""
-FORMAT = 1
-"""Of the files in the cache; another one is made anew."""
+FORMAT = 2
+"""Version of the files in the cache. Files of another version are encoded again."""
+BLOCK = 1 << 24
+"""Bytes of a file of ids that are verified together."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _in_memory(corpus: Corpus, data: Data) -> Tokens:
 
 
 def _from_cache(text: Text, data: Data) -> Tokens:
-    """Looks for the ids in the cache, and puts them there if they are missing, stale or damaged."""
+    """Returns the ids from the cache, encoded again if they are missing, stale or corrupt."""
     path, source = _place(text, data), _source(text)
     found = _found(path, source) or _encoded(text, data, path, source)
     ids = np.zeros(0, found["dtype"])
@@ -106,14 +108,34 @@ def _source(text: Text) -> str:
 
 
 def _found(path: Path, source: str) -> dict[str, Any] | None:
+    """Returns the description of the ids in the cache, None if it or they are not what was written."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        bytes_needed = sum(found["counts"]) * np.dtype(found["dtype"]).itemsize
-        whole = path.with_suffix(".ids").stat().st_size == bytes_needed
-    except (OSError, ValueError, KeyError, TypeError):
+        check = found.pop("check")
+        valid = check == _check(found) and (found["format"], found["source"]) == (FORMAT, source)
+        return found if valid and _is_intact(path.with_suffix(".ids"), found) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    same = (found.get("format"), found.get("source")) == (FORMAT, source)
-    return found if whole and same else None
+
+
+def _is_intact(ids: Path, found: dict[str, Any]) -> bool:
+    """Reads a file of ids, and compares size, hash and range with its description."""
+    dtype, digest, size = np.dtype(found["dtype"]), hashlib.sha256(), 0
+    with ids.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+            if len(block) % dtype.itemsize or np.frombuffer(block, dtype).max() >= len(
+                found["symbols"]
+            ):
+                return False
+    expected = sum(found["counts"]) * dtype.itemsize, found["sha256"]
+    return (size, digest.hexdigest()) == expected
+
+
+def _check(found: dict[str, Any]) -> str:
+    """Returns a hash of the description of some ids."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _encoded(text: Text, data: Data, path: Path, source: str) -> dict[str, Any]:
@@ -144,10 +166,10 @@ def _encoded(text: Text, data: Data, path: Path, source: str) -> dict[str, Any]:
         "dtype": dtype.name,
         "counts": lengths,
         "sha256": digest.hexdigest(),
-        "symbols": vocabulary.symbols,
+        "symbols": list(vocabulary.symbols),
     }
     with written(path) as new:
-        new.write_text(json.dumps(found), encoding="utf-8")
+        new.write_text(json.dumps(found | {"check": _check(found)}), encoding="utf-8")
     return found
 
 

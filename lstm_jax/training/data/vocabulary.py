@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import repeat
-from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -96,15 +95,22 @@ class Vocabulary:
             [sizes, *(f"{n}: {_some(s)}" for n, s in (("new", new), ("gone", gone)) if s)]
         )
 
-    def save(self, path: Path) -> None:
-        """Writes JSON."""
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
+    def to_json(self) -> str:
+        """Returns the vocabulary as JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
-    def load(cls, path: Path) -> "Vocabulary":
-        """Reads what :meth:`save` wrote."""
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return cls(tuple(fields["symbols"]), fields["unit"])
+    def from_json(cls, text: str) -> "Vocabulary":
+        """Reads what :meth:`to_json` returned.
+
+        Raises:
+          ValueError, TypeError, KeyError: if the text is something else.
+        """
+        fields = json.loads(text)
+        symbols, unit = tuple(fields["symbols"]), fields["unit"]
+        if unit not in get_args(Unit) or not all(isinstance(s, str) for s in symbols):
+            raise ValueError(f"no vocabulary: unit {unit!r}")
+        return cls(symbols, unit)
 
     @cached_property
     def _ids(self) -> dict[str, int]:

@@ -1,0 +1,61 @@
+"""Standard output and standard error, whose failures do not end a run.
+
+The reader of a pipe may be gone, the disk of a log full, the encoding too small for a sample;
+``sys.stdout`` may be an object with ``write`` alone, or None.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+_failed: Any = None
+"""The last stream that could not be written; it is not written again."""
+
+
+def say(text: str = "") -> None:
+    """Writes a line to ``sys.stdout``, with escapes for characters that its encoding lacks.
+
+    If that fails, a warning goes to ``sys.stderr``, and nothing is written to this stream any more.
+    """
+    global _failed
+    stream = sys.stdout
+    if stream is None or stream is _failed:
+        return
+    try:
+        _write(stream, f"{text}\n")
+    except (OSError, ValueError) as error:  # ValueError: the stream was closed
+        _failed = stream
+        with suppress(OSError, ValueError, AttributeError):  # so that Python can flush it at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        complain(f"warning: cannot write to standard output: {reason}. No more is written there.")
+
+
+def complain(text: str) -> None:
+    """Writes a line to ``sys.stderr``, if that is possible."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            _write(sys.stderr, f"{text}\n")
+
+
+def has_failed() -> bool:
+    """Whether a line could not be written to the current ``sys.stdout``."""
+    return sys.stdout is not None and sys.stdout is _failed
+
+
+def is_terminal() -> bool:
+    """Whether ``sys.stdout`` is a terminal."""
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):
+        return False
+
+
+def _write(stream: Any, text: str) -> None:
+    try:
+        stream.write(text)
+    except UnicodeEncodeError as error:
+        stream.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+    if hasattr(stream, "flush"):
+        stream.flush()
