@@ -6,11 +6,13 @@ flipped bits without an error. Therefore a checkpoint also holds a checksum of e
 """
 
 import errno
+import gc
 import json
 import logging
 import os
 import re
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,10 @@ TEMPORARY = [
     for number in (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE)
 ] + ["PERMISSION_DENIED", "RESOURCE_EXHAUSTED"]
 """Parts of the messages of errors that say nothing about the content of a file."""
+
+
+LEFTOVERS = ("Event loop is closed", "Encountered error while reading array index")
+"""Parts of the messages that remain of other arrays after the first error of a save or a restore."""
 
 
 class CorruptError(RunError):
@@ -80,6 +86,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int | None = None, read_only: bool = False):
+        _ignore_leftovers()
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -230,15 +237,17 @@ def _read(folder: Path, restore: Callable[[], Any]) -> Any:
       CorruptError: if its files are corrupt.
       RunError: if they cannot be read now, whatever they hold.
     """
-    try:
-        return restore()
-    except Exception as error:  # Orbax and TensorStore raise many kinds
-        messages = f"{error} {error.__cause__}"
-        if isinstance(error, MemoryError) or any(text in messages for text in TEMPORARY):
-            raise RunError(
-                f"the checkpoint {folder} cannot be read: {_reason(error)}. Nothing was changed."
-            ) from error
-        raise CorruptError(_reason(error)) from error
+    with _leftovers_ignored():
+        try:
+            return restore()
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            messages = f"{error} {error.__cause__}"
+            temporary = isinstance(error, MemoryError) or any(t in messages for t in TEMPORARY)
+            reason = _reason(error)
+        # Here nothing refers to the error and what belongs to it any more.
+    if temporary:
+        raise RunError(f"the checkpoint {folder} cannot be read: {reason}. Nothing was changed.")
+    raise CorruptError(reason)
 
 
 def _reason(error: Exception) -> str:
@@ -293,19 +302,29 @@ def _compare(saved: dict[str, str], wanted: dict[str, str], folder: Path) -> Non
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Drops what TensorStore leaves to Python to report, write by write, when a save has failed."""
-    before = sys.unraisablehook
-
-    def report(event: Any) -> None:
-        if "Event loop is closed" not in str(event.exc_value):
-            before(event)
-
-    sys.unraisablehook = report
-    try:
+def _leftovers_ignored() -> Iterator[None]:
+    """Drops what Orbax leaves to Python to report, array by array, after a failed restore."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         yield
-    finally:
-        sys.unraisablehook = before
+        gc.collect()  # coroutines report when they are collected
+
+
+def _ignore_leftovers() -> None:
+    """Installs a hook that drops what TensorStore's threads report after a failed save or restore.
+
+    They may report at any time later, so the hook stays.
+    """
+    if not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)  # type: ignore[assignment]
+
+
+class _Hook(NamedTuple):
+    before: Callable[[Any], Any]
+
+    def __call__(self, event: Any) -> None:
+        if not any(text in str(event.exc_value) for text in LEFTOVERS):
+            self.before(event)
 
 
 def finite(tree: Any) -> bool:

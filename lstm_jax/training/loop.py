@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from lstm_jax.training import distributed, output
-from lstm_jax.training.checkpoint import quiet
 from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.config_json import as_json, differences
 from lstm_jax.training.data.batch import Batch
@@ -62,7 +61,7 @@ def train(experiment: Experiment) -> dict[str, float] | None:
         if folder.writes:
             output.say(_summary(folder, complete))
         return complete["figures"]
-    with folder.held(_warn_before), quiet(), jax.set_mesh(program.mesh):
+    with folder.held(_warn_before), jax.set_mesh(program.mesh):
         trainer = Trainer(experiment, task, program, folder)
         figures = trainer.run()
         seconds = time.monotonic() - started

@@ -166,7 +166,7 @@ class RunFolder:
         if vocabulary is not None:
             contents["vocabulary.json"] = vocabulary.to_json()
             task["vocabulary"] = _digest(contents["vocabulary.json"].encode())
-        contents["task.json"] = json.dumps(task, indent=2) + "\n"
+        contents["task.json"] = json.dumps(task | {"check": _check(task)}, indent=2) + "\n"
         readable = {"task.json": self._task, "vocabulary.json": self._vocabulary}
         for name, content in contents.items():
             if self.writes and self.file(name).exists() and readable[name]() is None:
@@ -312,9 +312,8 @@ class RunFolder:
         """Returns the content of task.json, None if it is missing or corrupt."""
         try:
             task = json.loads(self.file("task.json").read_text(encoding="utf-8"))
-            sizes = [task[name] for name in Sizes._fields]
-            valid = isinstance(task["fingerprint"], str) and all(type(n) is int for n in sizes)
-        except (OSError, ValueError, TypeError, KeyError):
+            valid = task.pop("check") == _check(task)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
         return task if valid else None
 
@@ -342,6 +341,11 @@ class RunFolder:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _check(task: dict[str, Any]) -> str:
+    """Returns a hash of the content of task.json."""
+    return _digest(json.dumps(task, sort_keys=True).encode())
 
 
 def _is_result(result: Any) -> bool:

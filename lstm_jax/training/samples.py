@@ -32,8 +32,7 @@ def entry(step: int, text: str) -> str:
 
 def keep(content: bytes, wanted: Callable[[int], bool]) -> bytes:
     """Returns the samples of the wanted steps. Text before the first heading is kept too."""
-    starts = [match.start() for match in _ENTRY.finditer(content)]
-    steps = [int(match[1]) for match in _ENTRY.finditer(content)]
-    parts = [content[a:b] for a, b in zip(starts, [*starts[1:], len(content)], strict=True)]
-    before = content[: starts[0]] if starts else content
-    return before + b"".join(p for s, p in zip(steps, parts, strict=True) if wanted(s))
+    before, *rest = _ENTRY.split(content)
+    entries = zip(rest[::2], rest[1::2], strict=True)
+    heading = HEADING.encode()
+    return before + b"".join(heading + step + text for step, text in entries if wanted(int(step)))

@@ -45,9 +45,6 @@ def flip(path, at):
     path.write_bytes(content)
 
 
-@pytest.mark.filterwarnings(
-    "ignore::RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
 @pytest.mark.parametrize("places", [8, *nightly(60)])
 def test_a_flipped_bit_is_noticed_or_harmless(tmp_path, places):
     """In any file of a checkpoint. Orbax alone restores most of them without an error."""

@@ -147,7 +147,7 @@ def ask_to_stop_in(monkeypatch, where, number, after):
         (signal.SIGTERM, "step", 5, 10),  # between logs
         (signal.SIGINT, "step", 6, 12),  # at a log and an evaluation
         (signal.SIGTERM, "evaluation", 2, 12),
-        (signal.SIGINT, "save", 2, 8),  # of a checkpoint, after that of the best model
+        (signal.SIGHUP, "save", 2, 8),  # of a checkpoint, after that of the best model
         (signal.SIGTERM, "evaluation", 5, 24),  # the report's
         *nightly(
             (signal.SIGINT, "step", 5, 10),
