@@ -176,7 +176,7 @@ class Checkpoints:
           up_to: The last step to consider; None considers all.
 
         Returns:
-          The checkpoint, None if there is none, and the reasons why later ones are corrupt, by step.
+          The checkpoint or None, and the reasons why later checkpoints are corrupt, by step.
 
         Raises:
           RunError: if a checkpoint has another structure or other shapes, or cannot be read now.

@@ -1,4 +1,4 @@
-"""What a person sees during training: a progress bar on a terminal, plain lines elsewhere."""
+"""Progress of training: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 

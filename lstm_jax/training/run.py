@@ -81,7 +81,7 @@ class RunFolder:
 
     @contextmanager
     def held(self, warn: Callable[[str], None]) -> Iterator[None]:
-        """Creates the directory if there is none, and locks it against other processes.
+        """Creates the directory if it is missing, and locks it against other processes.
 
         Args:
           warn: Called with a message if the file system has no locks.

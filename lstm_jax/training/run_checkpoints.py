@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_jax.training import files
+from lstm_jax.training import distributed, files
 from lstm_jax.training.checkpoint import Checkpoint, Checkpoints, steps_in
 from lstm_jax.training.config import ConfigError, Train
 from lstm_jax.training.errors import NotFiniteError
@@ -20,13 +20,13 @@ from lstm_jax.training.state import TrainState
 
 
 class Start(NamedTuple):
-    """Where training starts or resumes.
+    """The step and the state from which training starts or resumes.
 
     Attributes:
       step: Number of steps done.
       state: The state after them.
       since_log: Metrics of steps that are not in metrics.jsonl yet.
-      best_loss: Validation loss of the best model; infinite if there is none.
+      best_loss: Validation loss of the best model; infinite without one.
       corrupt: Reasons why later checkpoints, of states and of models, cannot be read.
       warnings: Messages about what was restored.
     """
@@ -56,6 +56,7 @@ class RunCheckpoints:
                 path = folder.file(name) / str(step)
                 aside = files.set_aside(path) if folder.writes else path
                 warn(f"the checkpoint {path} is corrupt ({reason}); renamed to {aside.name}")
+        distributed.wait_for_all("corrupt checkpoints were renamed")
         self.folder = folder
         self.states = Checkpoints(folder.file("checkpoints"), keep=run.keep_last)
         self.best = Checkpoints(folder.file("best"))
@@ -80,7 +81,7 @@ class RunCheckpoints:
         """Restores the best model.
 
         Raises:
-          NotFiniteError: if there is none.
+          NotFiniteError: if no model was saved, as no validation loss was finite.
         """
         self.best.wait()
         best, corrupt = self.best.restore_latest(like)

@@ -99,7 +99,7 @@ class Sweep:
         output.say(f"\n{self.table()}\n\n{self.folder / TABLE}, {self.folder / PLOT}")
         bad = [run for run in self.runs.values() if run.status not in ("complete", "to go")]
         if stopped:
-            output.say("stopped; the same command goes on")
+            output.say("stopped; run the same command to resume")
         return int(bool(bad) and not stopped)
 
     def write(self) -> None:
@@ -147,7 +147,7 @@ class Sweep:
             label = run.name if run.status == "complete" else f"{run.name} ({run.status})"
             curves.append((label, points, run.result() is not None))
         unit = FIGURES[figure][0] if figure in FIGURES else figure
-        RunFolder(self.folder).replace(PLOT, plot_sweep(curves, f"held out: {unit}"))
+        RunFolder(self.folder).replace(PLOT, plot_sweep(curves, f"validation: {unit}"))
 
 
 def _cells(result: dict[str, Any] | None) -> list[str]:

@@ -31,7 +31,7 @@ class Watch:
                 self._add(path)
 
     def events(self) -> list[str]:
-        """What happened since the last call."""
+        """Returns a description of each event since the last call."""
         try:
             content, at, found = os.read(self.file, 1 << 16), 0, []
         except BlockingIOError:

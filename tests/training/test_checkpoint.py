@@ -47,7 +47,7 @@ def flip(path, at):
 
 @pytest.mark.parametrize("places", [8, *nightly(60)])
 def test_a_flipped_bit_is_noticed_or_harmless(tmp_path, places):
-    """In any file of a checkpoint. Orbax alone restores most of them without an error."""
+    """Flips bits in every file of a checkpoint. Orbax alone restores most of them without an error."""
     state = large_state()
     saved(tmp_path / "c", state, {"loss": 0.5})
     found = {"corrupt": 0, "by checksum": 0}

@@ -1,4 +1,4 @@
-"""Each file of a run directory damaged in turn, then ``train``, ``evaluate`` and ``generate``."""
+"""Each file of a run directory made corrupt in turn, then ``train``, ``evaluate`` and ``generate``."""
 
 import shutil
 import signal

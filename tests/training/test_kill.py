@@ -37,7 +37,7 @@ def silently(experiment):
 
 
 def everything(experiment):
-    """All that a run leaves behind, without what depends on the clock."""
+    """Returns the content of a run directory, without what depends on the clock."""
     folder = experiment.run_dir
     result = json.loads((folder / "result.json").read_text())
     del result["seconds"]
@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
 
 
 def killed_at(run, event):
-    """Trains in a process of its own until so many events; returns how many there were."""
+    """Trains in a process of its own, killed at an event; returns the number of events."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.training.test_kill"])
     watch, count = Watch(run.workdir.parent), 0

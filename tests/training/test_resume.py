@@ -1,4 +1,4 @@
-"""What a resume keeps: bad lines, missing checksums, moved data, full disks, locks, schedules."""
+"""Resuming: invalid lines, missing checksums, moved data, full disks, locks, schedules."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from lstm_jax.training.saved import evaluate_saved, load
 from tests.training.test_damage import content
 from tests.training.test_kill import everything, silently
 from tests.training.test_reliability import ask_to_stop_in, corrupt, disk, events, whole
-from tests.training.test_run import begun, figures, small, text_data
+from tests.training.test_run import figures, new_directory, small, text_data
 
 __all__ = ["disk", "whole"]  # fixtures
 STRICT = False
@@ -473,5 +473,5 @@ def test_a_full_disk_at_the_best_model(tmp_path, text, monkeypatch, disk):
 
 def test_a_new_directory_is_written_config_first(tmp_path, monkeypatch):
     run = small(tmp_path)
-    begun(run)
+    new_directory(run)
     assert RunFolder(run.run_dir).experiment() == run

@@ -60,7 +60,7 @@ def figures(experiment):
     return [{k: v for k, v in line.items() if k not in MACHINE} for line in lines]
 
 
-def begun(experiment):
+def new_directory(experiment):
     """A run directory as it is when training starts."""
     folder = RunFolder(experiment.run_dir)
     folder.path.mkdir(parents=True)
@@ -192,7 +192,7 @@ def test_what_of_the_data_has_changed_is_said(tmp_path, text, monkeypatch, old, 
     experiment = small(tmp_path, data=text_data(text))
     folder = RunFolder(experiment.run_dir)
     task = make_task(experiment.data, experiment.seed)
-    begun(experiment)
+    new_directory(experiment)
     folder.write_task(Sizes(29, 0, 29), task.fingerprint(), task.vocabulary, pytest.fail)
     content = text.read_text()
     text.write_text(content[:200].replace(old, new) + content[200:], encoding="utf-8")
@@ -206,7 +206,7 @@ def test_runs_from_before_the_training_data_was_in_the_fingerprint_go_on(tmp_pat
     experiment = small(tmp_path, data=text_data(text))
     task = make_task(experiment.data, experiment.seed)
     folder = RunFolder(experiment.run_dir)
-    begun(experiment)
+    new_directory(experiment)
     folder.write_task(Sizes(29, 0, 29), task.fingerprint()[:16], task.vocabulary, pytest.fail)
     folder.check_data(task.fingerprint(), task.vocabulary)
 
@@ -329,7 +329,7 @@ def test_only_finite_parameters_are_saved(tmp_path):
 )
 def test_a_folder_of_another_experiment_is_refused(tmp_path, change, names):
     experiment = small(tmp_path)
-    begun(experiment)
+    new_directory(experiment)
     before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()}
     with pytest.raises(ConfigError, match=rf"workdir.*{experiment.run_dir}.*{names}"):
         train(dataclasses.replace(experiment, **change))
@@ -361,7 +361,7 @@ def test_folders_without_a_model(tmp_path):
     with pytest.raises(ConfigError, match=rf"{tmp_path}.*config\.json"):
         load(tmp_path)
     experiment = small(tmp_path)
-    begun(experiment)
+    new_directory(experiment)
     with pytest.raises(ConfigError, match=rf"{experiment.run_dir}(?!.*config\.json)"):
         load(experiment.run_dir)
     (experiment.run_dir / "config.json").write_text("{")

@@ -112,7 +112,7 @@ def test_a_signal_ends_the_sweep_with_0_and_the_rest_is_left_to_go(
     assert sweep(config(GRID), tmp_path / "w") == 0
     statuses = [row["status"] for row in table_in(tmp_path / "w").values()]
     assert statuses == ["stopped", "to go", "to go", "to go"]
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command to resume" in capsys.readouterr().out
 
 
 def test_it_goes_on_after_a_run_that_diverged_and_tries_it_again(config, tmp_path, ran):

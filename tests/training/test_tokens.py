@@ -174,12 +174,12 @@ def test_a_stale_cache_is_made_anew(text, cache):
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("at", ["new", "replaced"])
-def test_a_cache_that_is_cut_off_leaves_nothing_half_done(text, cache, monkeypatch, at):
-    def cut_off(*arguments, **options):
+def test_a_cache_that_is_interrupt_leaves_nothing_half_done(text, cache, monkeypatch, at):
+    def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((tokens, "_check_still") if at == "new" else (json, "dumps")), cut_off)
+        patch.setattr(*((tokens, "_check_still") if at == "new" else (json, "dumps")), interrupt)
         with pytest.raises(KeyboardInterrupt):
             read_tokens(Data(path=text))
     left = sorted(path.suffix for path in (cache / "ids").iterdir())
