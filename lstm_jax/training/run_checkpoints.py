@@ -74,6 +74,7 @@ class RunCheckpoints:
     def offer(self, step: int, params: Any, loss: float) -> None:
         """Starts to save a model if it is the best so far."""
         if loss < self.best_loss:
+            self.best.drop(lambda other: other >= step)  # a repeated evaluation, on other devices
             self.best.save(step, params, params, {"loss": loss})
             self.best_loss = loss
 

@@ -28,6 +28,7 @@ from lstm_jax.training.optimizer import make_schedule
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.run_checkpoints import RunCheckpoints
 from lstm_jax.training.saved import evaluate_saved, load
+from tests.cases import nightly
 from tests.training.test_damage import content
 from tests.training.test_kill import everything, silently
 from tests.training.test_reliability import ask_to_stop_in, corrupt, disk, events, whole
@@ -131,7 +132,9 @@ def test_the_best_model_of_every_checkpoint_is_kept(tmp_path):
 # metrics and samples
 
 
-@pytest.mark.parametrize("line", [b"", b"garbage", b"[1]", b'{"step": "a"}', b'{"a": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "line", [b"", b"\xff", *nightly(b"garbage", b"[1]", b'{"step": "a"}', b'{"a": 1}')]
+)
 def test_a_bad_line_of_metrics_is_moved_aside(tmp_path, whole, monkeypatch, capsys, line):
     run = stopped(whole, tmp_path / "run", monkeypatch)
     path = run.run_dir / "metrics.jsonl"
@@ -266,7 +269,7 @@ def rates(run):
     return {m["step"]: m["train/learning_rate"] for m in lines if "train/learning_rate" in m}
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("schedule", ["cosine", *nightly("constant", "linear")])
 def test_the_learning_rate_is_logged(tmp_path, schedule):
     run = small(tmp_path, optimizer=Optimizer(warmup_steps=2, schedule=schedule))
     train(run)
@@ -274,19 +277,16 @@ def test_the_learning_rate_is_logged(tmp_path, schedule):
     assert rates(run) == {s: pytest.approx(float(rate(s - 1)), rel=1e-5) for s in range(4, 25, 4)}
 
 
-def test_the_learning_rate_of_plateaus_and_other_optimizers(tmp_path):
+@pytest.mark.parametrize("name", ["lion", *nightly("adam", "sgd", "rmsprop")])
+def test_the_learning_rate_of_plateaus(tmp_path, name):
     flat = Optimizer(
-        name="sgd", learning_rate=1e-30, warmup_steps=0, schedule="plateau", plateau_patience=1
+        name=name, learning_rate=1e-30, warmup_steps=0, schedule="plateau", plateau_patience=1
     )
     run = small(tmp_path, optimizer=flat)
     train(run)
     logged = list(rates(run).values())
     assert logged[0] == pytest.approx(1e-30)
     assert logged[-1] < 0.6 * logged[0]
-    for name in ("adam", "rmsprop", "lion"):
-        run = small(tmp_path, name, optimizer=Optimizer(name=name, warmup_steps=2))
-        train(run)
-        assert rates(run)[4] == pytest.approx(float(make_schedule(run.optimizer, run.train)(3)))
 
 
 def test_a_jump_of_the_learning_rate_is_said_and_a_flag_avoids_it(tmp_path, capsys):
@@ -338,7 +338,9 @@ def test_a_complete_run_is_not_changed(tmp_path, text, capsys):
     }
 
 
-@pytest.mark.parametrize("text_of_result", ["{", "[]", '{"step": 1}', '{"step": 1, "figures": {}}'])
+@pytest.mark.parametrize(
+    "text_of_result", ["{", *nightly("[]", '{"step": 1}', '{"step": 1, "figures": {}}')]
+)
 def test_a_result_that_is_not_one_is_written_again(tmp_path, whole, text_of_result):
     run = dataclasses.replace(whole, workdir=tmp_path / "run")
     shutil.copytree(whole.run_dir, run.run_dir)
@@ -407,9 +409,9 @@ def test_the_trainer_can_be_imported_without_fcntl():
 
 @pytest.mark.parametrize(
     "name",
-    ["config.json.new", "environment.json.new", "task.json.new", "vocabulary.json.new",
-     "metrics.jsonl", "metrics.jsonl.new", "samples.txt", "samples.txt.new", "events.jsonl",
-     "curves.png.new", "result.json.new"],
+    ["task.json.new", "samples.txt", "result.json.new",
+     *nightly("config.json.new", "environment.json.new", "vocabulary.json.new", "metrics.jsonl",
+              "metrics.jsonl.new", "samples.txt.new", "events.jsonl", "curves.png.new")],
 )  # fmt: skip
 def test_a_full_disk_at_each_file(tmp_path, whole, monkeypatch, disk, name):
     """The file is a link to one on a full disk."""

@@ -174,7 +174,7 @@ def test_a_stale_cache_is_made_anew(text, cache):
 
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("at", ["new", "replaced"])
-def test_a_cache_that_is_interrupt_leaves_nothing_half_done(text, cache, monkeypatch, at):
+def test_an_interrupted_cache_leaves_nothing_half_done(text, cache, monkeypatch, at):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
