@@ -24,8 +24,6 @@ SMALL = """
 --train.eval-every 20 --train.checkpoint-every 20 --train.steps-per-dispatch 10 --sample.length 20
 --sample.prompt \u65e5\u672c --mesh.data 1
 """.split()  # noqa: SIM905
-WITHOUT_CACHE = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-"""JAX writes to stderr about entries of the tests' cache that a killed process left incomplete."""
 MAIN = """
 import sys
 from pathlib import Path
@@ -41,11 +39,13 @@ def command(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
 
     def run(*args, before="", stdout=subprocess.PIPE, **environment):
+        # JAX writes to stderr about entries of the tests' cache that a killed process left incomplete.
+        without_cache = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
         if not args:
             args = ["--data.path", tmp_path / "text.txt", "--workdir", tmp_path / "run", *SMALL]
         return subprocess.run(
             [sys.executable, "-c", before + MAIN, *map(str, args)],
-            cwd=ROOT, env=WITHOUT_CACHE | environment, stdout=stdout, stderr=subprocess.PIPE,
+            cwd=ROOT, env=without_cache | environment, stdout=stdout, stderr=subprocess.PIPE,
             text=True, errors="replace",
         )  # fmt: skip
 
@@ -65,10 +65,10 @@ sys.stdout = Logger()
 
 
 @pytest.mark.parametrize(
-    ("before", "encoding"),
-    [(LOGGER, "utf-8"), ("", "ascii"), *nightly((NONE, "utf-8"), ("", "latin-1"))],
+    "case", [(LOGGER, "utf-8"), ("", "ascii"), *nightly((NONE, "utf-8"), ("", "latin-1"))]
 )
-def test_any_stdout_will_do(command, tmp_path, before, encoding):
+def test_any_stdout_will_do(command, tmp_path, case):
+    before, encoding = case
     done = command(before=before, PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "run" / "result.json").exists()
