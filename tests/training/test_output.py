@@ -45,8 +45,8 @@ def command(tmp_path):
             args = ["--data.path", tmp_path / "text.txt", "--workdir", tmp_path / "run", *SMALL]
         return subprocess.run(
             [sys.executable, "-c", before + MAIN, *map(str, args)],
-            cwd=ROOT, env=without_cache | {"JAX_PLATFORMS": "cpu"} | environment, stdout=stdout, stderr=subprocess.PIPE,
-            text=True, errors="replace",
+            cwd=ROOT, env=without_cache | {"JAX_PLATFORMS": "cpu"} | environment, stdout=stdout,
+            stderr=subprocess.PIPE, text=True, errors="replace",
         )  # fmt: skip
 
     return run
