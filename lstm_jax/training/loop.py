@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -165,14 +166,10 @@ class Trainer:
         """Trains to the end, and reports; or to a signal."""
         self._introduce()
         with on_signals() as self.stop:
-            try:
+            with ExitStack() as closing:  # each is closed, also if closing another one fails
+                for part in (self.checkpoints, *self.writers, self.profile, self.progress):
+                    closing.callback(part.close)
                 figures = self._report() if self._train() else None
-            finally:
-                self.progress.close()
-                self.profile.close()
-                for writer in self.writers:
-                    writer.close()
-                self.checkpoints.close()
             if figures is None:
                 signal = self.stop.signal or "a signal to another process"
                 self._event(self.done, f"stopped by {signal}")

@@ -1,15 +1,18 @@
-"""Figures for others to show: TensorBoard and Weights & Biases, both optional."""
+"""Metrics for TensorBoard and Weights & Biases, both optional."""
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.training import files
 from lstm_jax.training.config import ConfigError, Log
 
 
 def check_writers(log: Log) -> None:
-    """Looks whether what is asked for is installed.
+    """Checks that the packages of the requested writers are installed.
 
     Raises:
       ConfigError: if not, with how to install it.
@@ -30,16 +33,35 @@ class TensorBoard:
     def __init__(self, folder: Path, first: int):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=first + 1)
+        self._folder = folder
+        with self._errors():
+            self._writer = SummaryWriter(str(folder), purge_step=first + 1)
 
     def write(self, step: int, figures: dict[str, float]) -> None:
-        """Adds a scalar a figure."""
-        for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
+        """Adds a scalar for each metric.
+
+        Raises:
+          RunError: if the directory cannot be written.
+        """
+        with self._errors():
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is left."""
-        self._writer.close()
+        """Writes the rest.
+
+        Raises:
+          RunError: if the directory cannot be written.
+        """
+        with self._errors():
+            self._writer.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise files.unwritable(self._folder, error) from error
 
 
 class WeightsAndBiases:
