@@ -8,6 +8,7 @@ from pathlib import Path
 
 try:
     from lstm_jax.training.cli import main
+    from lstm_jax.training.output import leave
 except ModuleNotFoundError as error:
     print(
         f"error: {error.name} is not installed for {sys.executable}; run pip install -e '.[train]', "
@@ -17,4 +18,4 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], default_config=Path(__file__).parent / "configs" / "quickstart.py"))
+    leave(main(sys.argv[1:], default_config=Path(__file__).parent / "configs" / "quickstart.py"))

@@ -30,8 +30,9 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raise
 
 
 def _is_not_tensorstore(record: logging.LogRecord) -> bool:
-    """Whether a log record is not about an array that could not be read, of which Orbax raises the first."""
-    return record.exc_info is None or "tensorstore_spec" not in str(record.exc_info[1])
+    """Whether a log record is not about an array that failed, of which Orbax raises the first."""
+    names = ("tensorstore_spec", "OCDBT")
+    return record.exc_info is None or not any(name in str(record.exc_info[1]) for name in names)
 
 
 logging.getLogger("asyncio").addFilter(_is_not_tensorstore)
@@ -219,15 +220,19 @@ class Checkpoints:
         return notes
 
     def _try(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            steps = steps_in(self.folder)
-            left = f"That of step {steps[0]:,} is complete." if steps else "None was saved before."
-            raise RunError(
-                f"a checkpoint cannot be written in {self.folder}: {_reason(error)}. {left} Fix the "
-                "cause, for instance by freeing space, then run the same command to resume."
-            ) from error
+        with _leftovers_ignored() as failures:
+            try:
+                action()
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                failures.append(_reason(error))
+        if not failures:
+            return
+        steps = steps_in(self.folder)
+        left = f"That of step {steps[0]:,} is complete." if steps else "None was saved before."
+        raise RunError(
+            f"a checkpoint cannot be written in {self.folder}: {failures[0]}. {left} Fix the cause, for "
+            "instance by freeing space, then run the same command to resume."
+        )
 
 
 def _read(folder: Path, restore: Callable[[], Any]) -> Any:
@@ -237,17 +242,18 @@ def _read(folder: Path, restore: Callable[[], Any]) -> Any:
       CorruptError: if its files are corrupt.
       RunError: if they cannot be read now, whatever they hold.
     """
-    with _leftovers_ignored():
+    with _leftovers_ignored() as failures:
         try:
             return restore()
         except Exception as error:  # Orbax and TensorStore raise many kinds
             messages = f"{error} {error.__cause__}"
             temporary = isinstance(error, MemoryError) or any(t in messages for t in TEMPORARY)
-            reason = _reason(error)
-        # Here nothing refers to the error and what belongs to it any more.
+            failures.append(_reason(error))
     if temporary:
-        raise RunError(f"the checkpoint {folder} cannot be read: {reason}. Nothing was changed.")
-    raise CorruptError(reason)
+        raise RunError(
+            f"the checkpoint {folder} cannot be read: {failures[0]}. Nothing was changed."
+        )
+    raise CorruptError(failures[0])
 
 
 def _reason(error: Exception) -> str:
@@ -302,12 +308,18 @@ def _compare(saved: dict[str, str], wanted: dict[str, str], folder: Path) -> Non
 
 
 @contextmanager
-def _leftovers_ignored() -> Iterator[None]:
-    """Drops what Orbax leaves to Python to report, array by array, after a failed restore."""
+def _leftovers_ignored() -> Iterator[list[str]]:
+    """Drops what Orbax leaves to Python to report, array by array, after a failure.
+
+    Yields:
+      A list to which the caller adds the failure.
+    """
+    failures: list[str] = []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        yield
-        gc.collect()  # coroutines report when they are collected
+        yield failures
+        if failures:  # nothing refers to the error any more
+            gc.collect()  # coroutines report when they are collected
 
 
 def _ignore_leftovers() -> None:
@@ -315,6 +327,7 @@ def _ignore_leftovers() -> None:
 
     They may report at any time later, so the hook stays.
     """
+    warnings.filterwarnings("ignore", "coroutine 'async_(de)?serialize", RuntimeWarning)
     if not isinstance(sys.unraisablehook, _Hook):
         sys.unraisablehook = _Hook(sys.unraisablehook)  # type: ignore[assignment]
 

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 from jax import lax
 
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-ODD = 2654435761  # 2**32 / golden ratio: consecutive places get very different weights
+ODD = 2654435761  # 2**32 / golden ratio: consecutive places become very different words
 
 
 @jax.jit
 def checksums(tree: Any) -> Any:
-    """Returns a 32-bit checksum of each array: the sum of its words with odd weights, modulo 2**32.
+    """Returns a 32-bit checksum of each array: the sum of its words, mixed with their places.
 
-    An odd weight is invertible modulo 2**32, so a single flipped bit always changes the sum. Integer
-    sums do not depend on their order, so neither the sharding nor the number of devices matters.
+    The mixing is a bijection of each word (the finalizer of MurmurHash3, Appleby, 2011), so a change
+    of a single word always changes the sum. Integer sums do not depend on their order, so neither
+    the sharding nor the number of devices matters.
 
     >>> a = jnp.arange(6.0).reshape(2, 3)
     >>> before, after = checksums((a, a.at[1, 2].add(1e-6)))
@@ -36,5 +37,7 @@ def _checksum(x: jax.Array) -> jax.Array:
     for axis in reversed(range(words.ndim)):  # no reshape: the words may be sharded along any axis
         place += lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= words.shape[axis]
-    weights = place * jnp.uint32(ODD) | jnp.uint32(1)
-    return jnp.sum(words * weights, dtype=jnp.uint32)
+    mixed = words ^ (place * jnp.uint32(ODD))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)

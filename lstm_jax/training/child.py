@@ -7,7 +7,6 @@ starts with a clean device. The process that starts them touches no device.
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from lstm_jax.training.config import ConfigError, Experiment
-from lstm_jax.training.output import complain
+from lstm_jax.training.output import complain, leave
 from lstm_jax.training.stopping import received_signals
 
 CANNOT_BE_RUN, FAILED = 2, 3
@@ -79,7 +78,7 @@ def _train(train: Callable[[Experiment], int], experiment: Experiment) -> None:
     except Exception:
         traceback.print_exc()
         code = FAILED
-    sys.exit(code)
+    leave(code)
 
 
 def _follow_the_parent() -> None:

@@ -79,6 +79,9 @@ def main(argv: Sequence[str], default_config: Path) -> int:
     except RunError as error:
         complain(f"error: {error}")
         return 1
+    except OSError as error:  # permissions, names that are too long, disks that fail
+        complain(f"error: {_in_words(error)}")
+        return 1
     except KeyboardInterrupt:
         complain("interrupted")
         return 130
@@ -129,7 +132,15 @@ def train(experiment: Experiment) -> int:
     except RunError as error:
         complain(f"error: {error}")
         return 1
+    except OSError as error:
+        complain(f"error: {_in_words(error)}")
+        return 1
     return 0
+
+
+def _in_words(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}."
 
 
 def compile_for(experiment: Experiment, name: str) -> int:

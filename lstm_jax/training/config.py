@@ -111,8 +111,7 @@ class Optimizer:
     warmup_steps: int = 100
     """Steps over which the learning rate rises from 0."""
     decay_steps: int | None = None
-    """cosine, linear: Step at which the learning rate reaches 0; None is train.steps. To train a run
-    for more steps with the schedule it had, pass the number of steps it had."""
+    """cosine, linear: Step at which the learning rate reaches 0; None is train.steps."""
     plateau_patience: int = 3
     """plateau: in evaluation intervals."""
     weight_decay: float = 0.0
@@ -157,7 +156,7 @@ class Train:
     keep_last: int = 2
     """Number of recent checkpoints to keep. Keep at least 2, so that a corrupt one can be skipped."""
     keep_best: int = 2
-    """Number of best models to keep. The best one of the oldest checkpoint is kept as well."""
+    """Number of best models to keep. The best one of each checkpoint is kept as well."""
     on_nan: Literal["stop", "skip"] = "stop"
     """Where the loss or the gradient is not finite: stop, or skip the update and count it."""
     accumulate: int = 1

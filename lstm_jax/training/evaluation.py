@@ -34,7 +34,7 @@ def training_figures(steps: Metrics, task: Task) -> dict[str, float]:
         if name not in ("skipped", "learning_rate")
     }
     if "learning_rate" in steps:  # not in what an earlier version saved
-        figures["train/learning_rate"] = float(steps["learning_rate"][-1])
+        figures["train/learning_rate"] = float(steps["learning_rate"][~skipped][-1])
     if "skipped" in steps:
         figures["train/skipped"] = int(skipped.sum())
     _, of = FIGURES[task.figure]

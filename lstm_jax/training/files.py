@@ -43,15 +43,15 @@ def write(path: Path, content: str | bytes) -> None:
         raise unwritable(path, error) from error
 
 
-def append(path: Path, text: str) -> None:
-    """Adds text to the end of a file.
+def append(path: Path, content: str | bytes) -> None:
+    """Adds to the end of a file.
 
     Raises:
       RunError: if it cannot be written.
     """
     try:
         with path.open("ab") as file:
-            file.write(_encoded(text))
+            file.write(_encoded(content))
     except OSError as error:
         raise unwritable(path, error) from error
 
@@ -85,7 +85,7 @@ def read_records(path: Path) -> Records:
     """
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         content = b""
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}.") from error
@@ -100,16 +100,16 @@ def read_records(path: Path) -> Records:
     return found
 
 
-def set_aside(path: Path) -> Path:
-    """Renames a file or a directory that cannot be read to ``NAME.corrupt``, and returns the new path.
+def set_aside(path: Path, why: str = "corrupt") -> Path:
+    """Renames a file or a directory to ``NAME.corrupt``, or another word, and returns the new path.
 
     Raises:
       RunError: if it cannot be renamed.
     """
-    new, n = path.with_name(f"{path.name}.corrupt"), 1
+    new, n = path.with_name(f"{path.name}.{why}"), 1
     while new.exists():
         n += 1
-        new = path.with_name(f"{path.name}.corrupt-{n}")
+        new = path.with_name(f"{path.name}.{why}-{n}")
     try:
         path.rename(new)
     except OSError as error:

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -56,7 +55,7 @@ def train(experiment: Experiment) -> dict[str, float] | None:
     program = make_program(experiment, task, jax.devices())
     check(experiment, task)  # before anything is written: what cannot run leaves no directory
     folder = RunFolder(experiment.run_dir, writes=distributed.is_first())
-    complete = _result(folder, experiment)
+    complete = folder.result(experiment, same_data=True)  # as check has compared
     distributed.wait_for_all("the directory was checked")
     if complete is not None:
         if folder.writes:
@@ -69,6 +68,7 @@ def train(experiment: Experiment) -> dict[str, float] | None:
         if figures is not None:
             best = {"step": trainer.best_step, "figure": task.figure, "figures": figures}
             folder.finish(best | {"seconds": seconds})
+            folder.event(trainer.done, "finished")
         distributed.wait_for_all("the end")
     trainer.progress.say(f"{duration(seconds)} in all; {folder.path}")
     return figures
@@ -97,14 +97,6 @@ def check(experiment: Experiment, task: Task) -> None:
     folder.check_data(task.fingerprint(), task.vocabulary)
 
 
-def _result(folder: RunFolder, experiment: Experiment) -> dict[str, Any] | None:
-    """Returns the result of a complete run. Its data may have moved: :func:`check` compared it."""
-    if not folder.file("result.json").exists():
-        return None
-    data = replace(experiment.data, path=folder.experiment().data.path)
-    return folder.result(replace(experiment, data=data))
-
-
 def _summary(folder: RunFolder, result: dict[str, Any]) -> str:
     unit, _ = FIGURES[result["figure"]]
     value = result["figures"][f"eval/{result['figure']}"]
@@ -118,6 +110,11 @@ def _summary(folder: RunFolder, result: dict[str, Any]) -> str:
 def _warn_before(text: str) -> None:
     """Warns before there is a trainer."""
     output.complain(f"warning: {text}")
+
+
+SAME_NUMBERS = ("workdir", "data.path", "log.tensorboard", "log.wandb", "log.profile", "train.keep_last",
+                "train.keep_best", "train.patience")  # fmt: skip
+"""Fields that may change without changing the metrics and the models of any step."""
 
 
 class Trainer:
@@ -140,8 +137,10 @@ class Trainer:
         # Up to here nothing was changed.
         before = self.folder.begin(experiment)
         self.folder.write_task(program.sizes, task.fingerprint(), task.vocabulary, self._warn)
-        self.checkpoints = RunCheckpoints(self.folder, start, run, self._warn)
-        self.folder.cut(start.step, self.is_evaluated, self._warn)
+        # Other settings may not lead to the same metrics and models again.
+        repeats = before is None or set(differences(before, experiment)) <= set(SAME_NUMBERS)
+        self.checkpoints = RunCheckpoints(self.folder, start, run, repeats, self._warn)
+        self.folder.cut(start.step, self.is_evaluated, repeats, self._warn)
         for warning in start.warnings:
             self._warn(warning)
         self.progress.begin(self.first)
@@ -183,8 +182,8 @@ class Trainer:
         """Trains, and returns whether the end was reached."""
         run = self.experiment.train
         self.done, stops = self.first, False
-        if not self.is_evaluated:
-            self._evaluate(self.done)
+        if not self.is_evaluated and not self._evaluate(self.done):
+            return False  # the checkpoint of this step exists
         for done, batches in () if self._is_out_of_patience() else self._dispatches():
             self.done = done
             self.profile.before(done - run.steps_per_dispatch + 1, run.steps_per_dispatch)
@@ -287,16 +286,17 @@ class Trainer:
         A signal or a kill may have interrupted it, or its model, the best so far, may be lost.
         """
         run, step = self.experiment.train, start.step
-        if not step or (step % run.eval_every and step != run.steps):
+        if not step or (step % run.eval_every and step < run.steps):
             return True
         lines = [line for line in self.folder.metrics() if line["step"] == step]
         losses = [line["eval/loss"] for line in lines if "eval/loss" in line]
         return bool(losses) and not losses[-1] < start.best_loss
 
-    def _evaluate(self, done: int) -> None:
+    def _evaluate(self, done: int) -> bool:
+        """Evaluates, and returns whether it was finished. A signal may interrupt it."""
         sums = self.program.evaluate(self.state.params, self.task.held_out, self._is_stopped)
         if sums is None:
-            return
+            return False
         figures = figures_of(sums, self.task, "eval")
         self.checkpoints.offer(done, self.state.params, figures["eval/loss"])
         text = self._text(self.state.params)
@@ -306,6 +306,7 @@ class Trainer:
         self._write(done, figures)
         self.progress.say(f"step {done:>7,}  held out: {in_line(figures, self.task, 'eval')}")
         self._plot()
+        return True
 
     def _is_stopped(self) -> bool:
         """At any moment; several processes stop together, see :meth:`_is_told`."""
@@ -372,7 +373,6 @@ class Trainer:
             self.progress.say(f"\na sample of the best model:\n\n{text}\n")
         for line in lines:
             self.progress.say(line)
-        self._event(self.done, "finished")
         return figures
 
 
@@ -388,10 +388,11 @@ def _changes(before: Experiment, now: Experiment, step: int) -> list[str]:
     old, new = (float(make_schedule(e.optimizer, e.train)(step)) for e in (before, now))
     if step and not math.isclose(old, new, rel_tol=1e-3):
         changes.append(f"the learning rate at step {step:,} was {old:.3g}, now {new:.3g}")
-        follows = now.optimizer.schedule in ("cosine", "linear") and not now.optimizer.decay_steps
-        if follows and before.train.steps != now.train.steps:
+        decays = now.optimizer.schedule in ("cosine", "linear")
+        if decays and not now.optimizer.decay_steps and before.train.steps != now.train.steps:
+            end = before.optimizer.decay_steps or before.train.steps
             changes[-1] += (
-                f", as the schedule ends at train.steps (--optimizer.decay-steps {before.train.steps} "
-                "keeps the old schedule)"
+                f", as the schedule ends at train.steps; --optimizer.decay-steps {end} keeps the old "
+                f"schedule, with a learning rate of 0 from step {end:,} on"
             )
     return changes

@@ -1,5 +1,6 @@
 """The optimizer of an experiment: an Optax chain."""
 
+import math
 from typing import Any
 
 import jax
@@ -47,25 +48,24 @@ def decays(params: Any) -> Any:
     )
 
 
-def learning_rate(schedule: optax.Schedule, opt_state: Any) -> jax.Array:
-    """Returns the learning rate of the next update. It can be traced.
+def learning_rate(schedule: optax.Schedule, before: Any, after: Any) -> jax.Array:
+    """Returns the learning rate of an update. It can be traced.
 
     Args:
       schedule: That of the optimizer.
-      opt_state: A state of :func:`make_optimizer`. It counts updates, which are fewer than steps if
-        some were skipped, and holds the factor by which plateaus have lowered the rate.
+      before: The state of the optimizer before the update, which counts updates. They are fewer than
+        steps if some were skipped.
+      after: The state after it, with the factor by which plateaus have lowered the rate.
     """
-    parts = jax.tree.leaves(opt_state, is_leaf=_has_a_rate)
-    rate = jnp.ones(())
-    for part in filter(_has_a_rate, parts):
-        is_schedule = isinstance(part, optax.ScaleByScheduleState)
-        rate *= schedule(part.count) if is_schedule else part.scale
-    return rate
+    (count,) = (part.count for part in _parts(before, optax.ScaleByScheduleState))
+    scales = (part.scale for part in _parts(after, optax.contrib.ReduceLROnPlateauState))
+    return jnp.asarray(math.prod(scales, start=schedule(count)))
 
 
-def _has_a_rate(part: Any) -> bool:
-    kinds = optax.ScaleByScheduleState, optax.contrib.ReduceLROnPlateauState
-    return isinstance(part, kinds)
+def _parts(opt_state: Any, kind: type) -> list[Any]:
+    """Returns the states of one kind in the state of a chain."""
+    parts = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, kind))
+    return [part for part in parts if isinstance(part, kind)]
 
 
 def make_schedule(optimizer: config.Optimizer, train: config.Train) -> optax.Schedule:

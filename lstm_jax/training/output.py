@@ -6,6 +6,7 @@ The reader of a pipe may be gone, the disk of a log full, the encoding too small
 
 import os
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -37,6 +38,20 @@ def complain(text: str) -> None:
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             _write(sys.stderr, f"{text}\n")
+
+
+def leave(code: int) -> None:
+    """Ends the process with an exit code.
+
+    After a failed save, threads of Orbax may wait for each other for minutes. They are not waited for.
+    """
+    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    if code and not all(thread.daemon for thread in others):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def has_failed() -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -137,10 +138,10 @@ class RunFolder:
         path = self.file("config.json")
         try:
             return from_json(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{self.path} is no run directory: it has no config.json.") from error
         except OSError as error:
-            raise ConfigError(
-                f"{self.path} is no run directory: it has no config.json that can be read."
-            ) from error
+            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
                 f"{path} cannot be read as an experiment: {error}. Restore the file from a copy."
@@ -194,6 +195,14 @@ class RunFolder:
             "directory with --workdir."
         )
 
+    def had_checkpoints(self) -> bool:
+        """Whether the run has saved a checkpoint, as its other files show."""
+        events = self.file("events.jsonl")
+        lines = events.read_bytes().splitlines() if events.exists() else []
+        saved = any(re.search(rb'"event": "(stopped|finished|resumed)', line) for line in lines)
+        trained = bool(self.metrics()) and not self.file("checkpoints").is_dir()
+        return self.file("result.json").exists() or saved or trained
+
     def knows_its_data(self) -> bool:
         """Whether :meth:`check_data` has something to compare with."""
         return self._task() is not None
@@ -237,12 +246,14 @@ class RunFolder:
         """Adds a text to samples.txt."""
         self._append("samples.txt", samples.entry(step, text))
 
-    def cut(self, step: int, evaluated: bool, warn: Callable[[str], None]) -> None:
+    def cut(self, step: int, evaluated: bool, repeats: bool, warn: Callable[[str], None]) -> None:
         """Drops metrics and samples after a step, from which the run is resumed.
 
         Args:
           step: The step.
           evaluated: Whether to keep the evaluation of this step. Otherwise it is repeated.
+          repeats: Whether training will give the same metrics and samples again. Otherwise they are
+            moved to ``metrics.jsonl.superseded`` and ``samples.txt.superseded``.
           warn: Called with a message if metrics.jsonl has invalid lines, which are moved aside.
         """
         if not self.writes:
@@ -250,7 +261,7 @@ class RunFolder:
         valid, invalid = files.read_records(self.file("metrics.jsonl"))
         if invalid:
             aside = self.file("metrics.jsonl.corrupt")
-            files.append(aside, "".join(f"{line.decode(errors='replace')}\n" for line in invalid))
+            files.append(aside, b"".join(line + b"\n" for line in invalid))
             warn(
                 f"{self.file('metrics.jsonl')} has {len(invalid)} invalid "
                 f"line{'s'[: len(invalid) != 1]}, moved to {aside.name}"
@@ -260,12 +271,16 @@ class RunFolder:
             again = line["step"] == step and "eval/loss" in line and not evaluated
             return line["step"] <= step and not again
 
-        lines = [json.dumps(line) for line in valid if is_kept(line)]
-        self.replace("metrics.jsonl", "".join(f"{line}\n" for line in lines))
-        path = self.file("samples.txt")
+        path, last = self.file("samples.txt"), step if evaluated else step - 1
+        content = path.read_bytes() if path.exists() else b""
+        if not repeats:
+            later = [line for line in valid if not is_kept(line)]
+            self._append("metrics.jsonl.superseded", _lines(later))
+            _, kept = samples.split(content, lambda at: at > last)
+            self._append("samples.txt.superseded", kept)
+        self.replace("metrics.jsonl", _lines(list(filter(is_kept, valid))))
         if path.exists():
-            last = step if evaluated else step - 1
-            self.replace("samples.txt", samples.keep(path.read_bytes(), lambda at: at <= last))
+            self.replace("samples.txt", b"".join(samples.split(content, lambda at: at <= last)))
 
     def sync(self) -> None:
         """Waits until metrics and samples are on the disk, before a checkpoint counts on them."""
@@ -276,8 +291,13 @@ class RunFolder:
         """Writes result.json, which says that the run is complete."""
         self._write("result.json", result)
 
-    def result(self, experiment: Experiment) -> dict[str, Any] | None:
-        """Returns what :meth:`finish` wrote, if the directory holds this experiment, complete."""
+    def result(self, experiment: Experiment, same_data: bool = False) -> dict[str, Any] | None:
+        """Returns what :meth:`finish` wrote, if the directory holds this experiment, complete.
+
+        Args:
+          experiment: The experiment.
+          same_data: Whether it is known that data in another place is the same.
+        """
         try:
             changes = differences(self.experiment(), experiment)
             result = json.loads(self.file("result.json").read_text(encoding="utf-8"))
@@ -286,7 +306,8 @@ class RunFolder:
                 self.vocabulary()
         except (ConfigError, OSError, ValueError):
             return None
-        same = all(name.startswith(NO_RESULT) for name in changes)
+        may_change = (*NO_RESULT, "data.path") if same_data else NO_RESULT
+        same = all(name.startswith(may_change) for name in changes)
         return result if same and _is_result(result) else None
 
     def replace(self, name: str, content: str | bytes) -> None:
@@ -294,9 +315,9 @@ class RunFolder:
         if self.writes:
             files.write(self.file(name), content)
 
-    def _append(self, name: str, text: str) -> None:
-        if self.writes:
-            files.append(self.file(name), text)
+    def _append(self, name: str, content: str | bytes) -> None:
+        if self.writes and content:
+            files.append(self.file(name), content)
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         self.replace(name, json.dumps(content, indent=2) + "\n")
@@ -313,7 +334,10 @@ class RunFolder:
         try:
             task = json.loads(self.file("task.json").read_text(encoding="utf-8"))
             valid = task.pop("check") == _check(task)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except OSError as error:
+            _raise_unless_missing(error)
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError):
             return None
         return task if valid else None
 
@@ -323,7 +347,10 @@ class RunFolder:
         try:
             content = self.file("vocabulary.json").read_bytes()
             vocabulary = Vocabulary.from_json(content.decode())
-        except (OSError, ValueError, TypeError, KeyError):
+        except OSError as error:
+            _raise_unless_missing(error)
+            return None
+        except (ValueError, TypeError, KeyError):
             return None
         return vocabulary if digest in (None, _digest(content)) else None
 
@@ -337,6 +364,20 @@ class RunFolder:
         if error.errno in files.NO_SPACE:
             return files.unwritable(self.path, error)
         return ConfigError(f"workdir: cannot write {self.path}: {error.strerror}.")
+
+
+def _lines(records: list[dict[str, Any]]) -> str:
+    return "".join(f"{json.dumps(record)}\n" for record in records)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    """Does nothing for a file that does not exist.
+
+    Raises:
+      RunError: if a file exists but cannot be read now. It need not be corrupt.
+    """
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise RunError(f"cannot read {error.filename}: {error.strerror}.") from error
 
 
 def _digest(content: bytes) -> str:

@@ -44,19 +44,32 @@ class RunCheckpoints:
 
     Args:
       folder: The run directory.
-      start: What :func:`restore` returned; other checkpoints after its step are removed or renamed.
+      start: What :func:`restore` returned.
       run: How many checkpoints to keep.
-      warn: Called with a message about each corrupt checkpoint.
+      repeats: Whether training will make the models after the start again. They are removed then, and
+        else renamed.
+      warn: Called with a message about each checkpoint that is renamed.
     """
 
-    def __init__(self, folder: RunFolder, start: Start, run: Train, warn: Callable[[str], None]):
+    def __init__(
+        self,
+        folder: RunFolder,
+        start: Start,
+        run: Train,
+        repeats: bool,
+        warn: Callable[[str], None],
+    ):
         self.warn, self.keep_best, self.best_loss = warn, run.keep_best, start.best_loss
         for name, reasons in start.corrupt.items():
             for step, reason in reasons.items():
                 path = folder.file(name) / str(step)
                 aside = files.set_aside(path) if folder.writes else path
                 warn(f"the checkpoint {path} is corrupt ({reason}); renamed to {aside.name}")
-        distributed.wait_for_all("corrupt checkpoints were renamed")
+        for step in () if repeats else steps_in(folder.file("best")):
+            if step > start.step and folder.writes:
+                aside = files.set_aside(folder.file("best") / str(step), "superseded")
+                warn(f"the model of step {step:,} is of other settings; renamed to {aside.name}")
+        distributed.wait_for_all("checkpoints were renamed")
         self.folder = folder
         self.states = Checkpoints(folder.file("checkpoints"), keep=run.keep_last)
         self.best = Checkpoints(folder.file("best"))
@@ -107,13 +120,16 @@ class RunCheckpoints:
         """Waits until all checkpoints are complete."""
         try:
             self.states.close()
+            self._drop_old_models()
         finally:
             self.best.close()
 
     def _drop_old_models(self) -> None:
-        """Keeps the latest models, and the one that the oldest checkpoint would be resumed with."""
-        models, oldest = steps_in(self.best.folder), min(steps_in(self.states.folder), default=0)
-        needed = {*models[: self.keep_best], *[step for step in models if step <= oldest][:1]}
+        """Keeps the latest models, and those that the checkpoints would be resumed with."""
+        models, needed = steps_in(self.best.folder), set()
+        for state in steps_in(self.states.folder):
+            needed |= {*[step for step in models if step <= state][:1]}
+        needed |= {*models[: self.keep_best]}
         self.best.drop(lambda step: step not in needed)
 
 
@@ -124,7 +140,19 @@ def restore(folder: RunFolder, state: TrainState, steps_per_dispatch: int) -> St
       ConfigError: if there are checkpoints but none can be restored, or dispatches of
         ``steps_per_dispatch`` steps cannot start from there.
     """
+    for name in ("checkpoints", "best"):
+        path = folder.file(name)
+        if (path.exists() or path.is_symlink()) and not path.is_dir():
+            raise ConfigError(
+                f"workdir: expected {path} to be a directory. Nothing was changed. Restore it from a "
+                "copy, or choose another directory with --workdir."
+            )
     found, corrupt = _latest(folder, "checkpoints", state)
+    if found is None and not corrupt and folder.had_checkpoints():
+        raise ConfigError(
+            f"workdir: {folder.path} holds a run without its checkpoints. Nothing was changed. Restore "
+            f"{folder.file('checkpoints')} from a copy, or choose another directory with --workdir."
+        )
     if found is None and corrupt:
         reasons = "; ".join(f"{step}: {reason}" for step, reason in corrupt.items())
         raise ConfigError(

@@ -13,8 +13,8 @@ a
 b
 <BLANKLINE>
 <BLANKLINE>
->>> keep(content.encode(), lambda step: step <= 20) == entry(20, "a\n=== step 5\r\n").encode()
-True
+>>> split(content.encode(), lambda step: step > 20)
+(b'', b'=== step 40\nb\n\n')
 """
 
 import re
@@ -30,9 +30,14 @@ def entry(step: int, text: str) -> str:
     return f"{HEADING}{step}\n{escaped}\n\n"
 
 
-def keep(content: bytes, wanted: Callable[[int], bool]) -> bytes:
-    """Returns the samples of the wanted steps. Text before the first heading is kept too."""
+def split(content: bytes, wanted: Callable[[int], bool]) -> tuple[bytes, bytes]:
+    """Returns the text before the first heading, and the samples of the wanted steps.
+
+    An incomplete last line, which an interrupted write leaves, is dropped.
+    """
+    content = content[: content.rfind(b"\n") + 1]
     before, *rest = _ENTRY.split(content)
     entries = zip(rest[::2], rest[1::2], strict=True)
     heading = HEADING.encode()
-    return before + b"".join(heading + step + text for step, text in entries if wanted(int(step)))
+    samples = (heading + step + text for step, text in entries if wanted(int(step)))
+    return before, b"".join(samples)

@@ -102,7 +102,7 @@ def make_train_steps(
         metrics = {
             "loss": sums["loss"],
             "gradient_norm": optax.tree.norm(gradient),
-            "learning_rate": learning_rate(schedule, state.opt_state),
+            "learning_rate": learning_rate(schedule, state.opt_state, opt_state),
         }
         if "hits" in sums:
             metrics["accuracy"] = sums["hits"] / sums["scored"]

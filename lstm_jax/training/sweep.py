@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.training import output
-from lstm_jax.training.child import Children
+from lstm_jax.training.child import STATUS, Children
 from lstm_jax.training.config import ConfigError, Experiment, locate
 from lstm_jax.training.metrics import FIGURES, duration
 from lstm_jax.training.overrides import apply, folder_name
@@ -23,6 +23,8 @@ class Run:
     folder: RunFolder
     experiment: Experiment | None
     status: str = "to go"
+    same_data: bool = False
+    """Whether its process has compared the data, which may have moved."""
 
     @property
     def name(self) -> str:
@@ -31,7 +33,11 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """Its final figures, if it is complete."""
-        return self.folder.result(self.experiment) if self.experiment is not None else None
+        return (
+            self.folder.result(self.experiment, self.same_data)
+            if self.experiment is not None
+            else None
+        )
 
     def loss(self) -> float:
         """What runs are compared by, as evaluations are within a run; infinite if it is not complete."""
@@ -75,6 +81,7 @@ class Sweep:
             number = list(self.runs).index(run.name) + 1
             output.say(f"\n=== run {number}: {run.name}")
             ended = children.run(run.experiment)
+            run.same_data = ended == STATUS[0]
             run.status = "complete" if run.result() is not None else ended
         self.write()
 

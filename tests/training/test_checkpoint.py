@@ -117,14 +117,18 @@ def test_only_directories_named_by_a_step_are_checkpoints(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "int8", "uint16", "bool"])
 def test_a_checksum_changes_with_every_bit(dtype):
-    """And is the sum of the equation: words times odd weights, modulo 2**32."""
+    """And with the sign of all numbers; it is the sum of the mixed words, modulo 2**32."""
     array = np.array(jnp.array(np.random.default_rng(1).integers(0, 2, (3, 4)), dtype))
     words = array.view({1: np.uint8, 2: np.uint16, 4: np.uint32}[array.itemsize]).astype(np.uint64)
-    weights = np.arange(12, dtype=np.uint64).reshape(3, 4) * 2654435761 % 2**32 | 1
-    want = int((words * weights % 2**32).sum() % 2**32)
+    mixed = words ^ (np.arange(12, dtype=np.uint64).reshape(3, 4) * 2654435761 % 2**32)
+    mixed = (mixed ^ (mixed >> 16)) * 0x85EBCA6B % 2**32
+    mixed = (mixed ^ (mixed >> 13)) * 0xC2B2AE35 % 2**32
+    want = int((mixed ^ (mixed >> 16)).sum() % 2**32)
     assert _checksums({"a": array}) == {"a": want}
     if dtype == "bool":
         return
+    if "float" in dtype:
+        assert _checksums({"a": -array}) != {"a": want}
     for byte in range(array.nbytes):
         for bit in range(8):
             changed = array.copy()

@@ -141,6 +141,15 @@ def test_a_url_is_refused_before_anything_is_imported(command):
     assert "Traceback" not in done.stderr
 
 
+def test_an_error_of_the_file_system_is_one_line(tmp_path, capsys):
+    name = str(tmp_path / ("x" * 300))
+    for args in (["--workdir", name], ["--data.path", name], [name], ["evaluate", name]):
+        assert main(args, default_config=ROOT / "configs" / "quickstart.py") in (1, 2)
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
+
+
 def test_a_tilde_is_expanded_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Experiment(workdir=Path("~/run")).run_dir == tmp_path / "run"

@@ -24,9 +24,10 @@ from lstm_jax.training.data.tokens import read_tokens
 from lstm_jax.training.errors import RunError
 from lstm_jax.training.lock import LOCK, SOFT_LOCK, locked
 from lstm_jax.training.loop import train
-from lstm_jax.training.optimizer import make_schedule
+from lstm_jax.training.optimizer import learning_rate, make_optimizer, make_schedule
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.run_checkpoints import RunCheckpoints
+from lstm_jax.training.samples import entry, split
 from lstm_jax.training.saved import evaluate_saved, load
 from tests.cases import nightly
 from tests.training.test_damage import content
@@ -129,6 +130,64 @@ def test_the_best_model_of_every_checkpoint_is_kept(tmp_path):
     assert load(run.run_dir).step == 4 * (1 + int(np.argmin(losses)))
 
 
+def test_a_second_signal_in_the_evaluation_that_a_resume_repeats(tmp_path, whole, monkeypatch):
+    run = stopped(whole, tmp_path / "run", monkeypatch, "evaluation", 2)  # after step 12
+    for _ in range(2):
+        stopped(whole, tmp_path / "run", monkeypatch, "evaluation", 1)
+        assert events(run)[-1] == "stopped by SIGTERM"
+        assert figures(run)[-1]["step"] == 12
+    train(run)
+    assert everything(run) == everything(whole)
+
+
+def test_fewer_steps_than_were_done(tmp_path, whole, monkeypatch):
+    """The checkpoint was not evaluated before, and its step is no multiple of eval_every."""
+    run = stopped(whole, tmp_path / "run", monkeypatch, after=2)
+    train(
+        dataclasses.replace(run, train=dataclasses.replace(run.train, steps=2, checkpoint_every=4))
+    )
+    assert load(run.run_dir).step == 4
+
+
+def test_what_other_settings_will_not_make_again_is_renamed(tmp_path, whole, monkeypatch, capsys):
+    """A corrupt checkpoint, and a resume from the one before with another learning rate."""
+    run = dataclasses.replace(whole, workdir=tmp_path / "run")
+    shutil.copytree(whole.run_dir, run.run_dir)
+    corrupt(run.run_dir / "checkpoints" / "24")
+    slower = dataclasses.replace(run.optimizer, learning_rate=1e-5)
+    train(dataclasses.replace(run, optimizer=slower))
+    assert (run.run_dir / "best" / "24.superseded").is_dir()
+    later = (run.run_dir / "metrics.jsonl.superseded").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in later] == [18, 20, 24, 24]
+    assert (run.run_dir / "samples.txt.superseded").read_text().count("=== step ") == 2
+    assert "warning: the model of step 24 is of other settings" in capsys.readouterr().out
+
+
+def replace_by_file(path):
+    shutil.rmtree(path)
+    path.write_text("")
+
+
+def replace_by_dangling_link(path):
+    shutil.rmtree(path)
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("harm", [shutil.rmtree, replace_by_file, replace_by_dangling_link])
+@pytest.mark.parametrize("name", ["checkpoints", "best"])
+def test_a_directory_of_checkpoints_that_is_gone(tmp_path, whole, monkeypatch, harm, name):
+    run = stopped(whole, tmp_path / "run", monkeypatch)
+    harm(run.run_dir / name)
+    before = content(run.run_dir)
+    if name == "best" and harm is shutil.rmtree:  # they are made again
+        train(run)
+        assert load(run.run_dir).step == 24
+        return
+    with pytest.raises(ConfigError, match=rf"workdir.*{run.run_dir / name}.*--workdir"):
+        train(run)
+    assert content(run.run_dir) == before
+
+
 # metrics and samples
 
 
@@ -143,9 +202,7 @@ def test_a_bad_line_of_metrics_is_moved_aside(tmp_path, whole, monkeypatch, caps
     train(run)
     assert figures(run) == figures(whole)
     assert re.search(r"warning: .*metrics\.jsonl.*\b1 invalid line\b", capsys.readouterr().out)
-    assert path.with_name("metrics.jsonl.corrupt").read_text() == (
-        line.decode(errors="replace") + "\n"
-    )
+    assert path.with_name("metrics.jsonl.corrupt").read_bytes() == line + b"\n"
 
 
 def test_a_byte_order_mark_and_an_incomplete_last_line(tmp_path, whole, monkeypatch, capsys):
@@ -167,6 +224,13 @@ def test_samples_that_look_like_headings_and_have_carriage_returns(tmp_path, tex
     samples = [(r.run_dir / "samples.txt").read_bytes() for r in (run, again)]
     assert samples[0] == samples[1]
     assert samples[0].count(b"\\=== step 12\n\r=== step 5 ") == 4
+
+
+def test_an_incomplete_heading_of_a_sample_is_dropped():
+    """A full disk cut it off; its step must not be read from it."""
+    whole = entry(4, "a").encode()
+    for end in range(len(b"=== step 40")):
+        assert split(whole + b"=== step 40"[:end], lambda step: step <= 4) == (b"", whole)
 
 
 @pytest.mark.parametrize("left", [[LOCK], [LOCK, "config.json.new"], [LOCK, SOFT_LOCK]])
@@ -289,6 +353,25 @@ def test_the_learning_rate_of_plateaus(tmp_path, name):
     assert logged[-1] < 0.6 * logged[0]
 
 
+def test_the_learning_rate_is_that_of_the_update():
+    """Also where a plateau lowers it in this very update."""
+    settings = Optimizer(
+        name="sgd", learning_rate=0.5, momentum=0.0, warmup_steps=3, schedule="plateau",
+        plateau_patience=1, clip_norm=None,
+    )  # fmt: skip
+    run = Train(steps=30, log_every=2, eval_every=2, checkpoint_every=2, steps_per_dispatch=2)
+    optimizer, schedule = make_optimizer(settings, run), make_schedule(settings, run)
+    params = {"w": np.ones(1, np.float32)}
+    state, logged = optimizer.init(params), []
+    for _ in range(12):
+        updates, after = optimizer.update(params, state, params, value=1.0)
+        logged.append(float(learning_rate(schedule, state, after)))
+        assert -float(updates["w"][0]) == pytest.approx(logged[-1])
+        state = after
+    assert logged[3] == 0.25  # 0.5, halved
+    assert 0 < logged[-1] < 0.1
+
+
 def test_a_jump_of_the_learning_rate_is_said_and_a_flag_avoids_it(tmp_path, capsys):
     run = small(tmp_path)
     train(run)
@@ -305,7 +388,7 @@ def test_a_jump_of_the_learning_rate_is_said_and_a_flag_avoids_it(tmp_path, caps
         workdir=tmp_path / "kept",
         optimizer=dataclasses.replace(run.optimizer, decay_steps=24),
     )
-    train(kept)
+    train(kept)  # at the end of its schedule
     assert "learning rate" not in capsys.readouterr().out
     assert rates(kept)[48] == 0
 

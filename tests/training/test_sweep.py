@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 from lstm_jax.training import plots
@@ -249,3 +250,20 @@ def test_the_parent_uses_no_device(config, tmp_path):
     environment = os.environ | {"JAX_PLATFORMS": "none_such", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_complete_runs_whose_data_moved_stay_complete(config, tmp_path, ran, monkeypatch):
+    """Their processes compare the data, and change nothing."""
+    np.savez(tmp_path / "a.npz", inputs=np.zeros((30, 5, 2)))
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes())
+    path, folder = config('sweep = {"seed": [0, 1]}'), tmp_path / "w"
+    flags = ["--data.task", "arrays", "--data.path"]
+    assert sweep(path, folder, *flags, str(tmp_path / "a.npz")) == 0
+    monkeypatch.setattr(Children, "run", lambda self, experiment: "not finished")
+    assert sweep(path, folder, *flags, str(tmp_path / "b.npz")) == 0
+    statuses = {row["status"] for row in table_in(folder).values()}
+    assert statuses == {"complete", "complete, **best**"}
+    other = np.zeros((30, 5, 2)) + 1
+    np.savez(tmp_path / "b.npz", inputs=other)
+    monkeypatch.setattr(Children, "run", lambda self, experiment: "cannot be run")
+    assert sweep(path, folder, *flags, str(tmp_path / "b.npz")) == 1

@@ -83,7 +83,7 @@ def _load(name: str, folder: Path) -> Mapping[str, Any]:
 
 
 def _write_part(rows: Any, path: Path, name: str) -> None:
-    hidden = not sys.stderr.isatty()
+    hidden = sys.stderr is None or not sys.stderr.isatty()
     with (
         written(path) as new,
         new.open("w", encoding="utf-8", newline="") as file,

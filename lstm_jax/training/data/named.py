@@ -218,7 +218,7 @@ def _download(file: File, missing: list[File], folder: Path) -> Iterator[bytes]:
 
 
 def _bar(name: str, size: int) -> tqdm:
-    hidden = not sys.stderr.isatty()
+    hidden = sys.stderr is None or not sys.stderr.isatty()
     return tqdm(
         total=size or None, desc=f"fetching {name}", unit="B", unit_scale=True, disable=hidden
     )

@@ -192,7 +192,7 @@ def _check_still(text: Text, source: str) -> None:
 @contextmanager
 def _bar(doing: str, text: Text, *parts: Pieces) -> Iterator[Callable[[int], object]]:
     size = sum(piece.last - piece.first for part in parts for piece in part)
-    hidden = not sys.stderr.isatty()
+    hidden = sys.stderr is None or not sys.stderr.isatty()
     with tqdm(
         total=size, desc=f"{doing} {text.name}", unit="B", unit_scale=True, disable=hidden
     ) as bar:
