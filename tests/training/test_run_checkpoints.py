@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lstm_jax.training.checkpoint import steps_in
 from lstm_jax.training.config import Train
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.run_checkpoints import RunCheckpoints, Start
