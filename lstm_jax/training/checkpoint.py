@@ -105,6 +105,10 @@ class Checkpoints:
         """Returns the step of the latest checkpoint."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """Returns the steps of all checkpoints, the latest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
     def save(self, step: int, state: Any, params: Any, notes: dict[str, Any]) -> None:
         """Starts to save a state: it is copied at once and written in the background.
 
@@ -163,7 +167,7 @@ class Checkpoints:
 
     def drop(self, unwanted: Callable[[int], bool]) -> None:
         """Removes checkpoints by their step."""
-        for step in list(self._manager.all_steps()):
+        for step in self.steps():
             if unwanted(step):
                 self._manager.delete(step)
 

@@ -75,6 +75,7 @@ class RunCheckpoints:
         self.best = Checkpoints(folder.file("best"))
         for checkpoints in (self.states, self.best):
             checkpoints.drop(lambda step: step > start.step)  # training will make them again
+        self.keep_last, self.saved = run.keep_last, self.states.steps()
 
     def save(self, step: int, state: TrainState, since_log: Metrics) -> None:
         """Saves a state to resume from, after metrics, samples and best models are on the disk."""
@@ -82,7 +83,10 @@ class RunCheckpoints:
         self.best.wait()
         since = {name: values.tolist() for name, values in since_log.items()}
         self.states.save(step, state, state.params, {"since_log": since})
-        self._drop_old_models()
+        self.saved = [step, *self.saved]
+        self._drop_old_models(
+            self.saved[: self.keep_last + 1]
+        )  # the new one is still being written
 
     def offer(self, step: int, params: Any, loss: float) -> None:
         """Starts to save a model if it is the best so far."""
@@ -120,16 +124,19 @@ class RunCheckpoints:
         """Waits until all checkpoints are complete."""
         try:
             self.states.close()
-            self._drop_old_models()
+            self._drop_old_models(self.saved[: self.keep_last])
         finally:
             self.best.close()
 
-    def _drop_old_models(self) -> None:
-        """Keeps the latest models, and those that the checkpoints would be resumed with."""
-        models, needed = steps_in(self.best.folder), set()
-        for state in steps_in(self.states.folder):
+    def _drop_old_models(self, states: list[int]) -> None:
+        """Keeps the latest models, and those that the checkpoints would be resumed with.
+
+        All processes decide alike, as they do not look at the disk, which one of them changes.
+        """
+        models = self.best.steps()
+        needed = {*models[: self.keep_best]}
+        for state in states:
             needed |= {*[step for step in models if step <= state][:1]}
-        needed |= {*models[: self.keep_best]}
         self.best.drop(lambda step: step not in needed)
 
 
