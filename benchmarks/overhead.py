@@ -86,7 +86,7 @@ def in_the_loop(experiment: Experiment, task: Task, program: Program) -> float:
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         experiment = replace(experiment, workdir=Path(name) / "run")
         folder = RunFolder(experiment.run_dir)
-        with folder.held():
+        with folder.held(warn=print):
             trainer = Timed(experiment, task, program, folder)
             trainer.run()
     run = experiment.train
