@@ -117,9 +117,10 @@ class RunFolder:
         self.check(experiment)
         before = self.experiment() if self.file("config.json").exists() else None
         try:
-            self._write("config.json", as_json(experiment))  # first: it makes this a run directory
+            # First, or a kill would leave the result of other settings with these settings.
+            self.file("result.json").unlink(missing_ok=True)
+            self._write("config.json", as_json(experiment))  # it makes this a run directory
             self._write("environment.json", environment())
-            self.file("result.json").unlink(missing_ok=True)  # the run is no longer complete
             self._end_line("events.jsonl")
         except RunError as error:
             if isinstance(error.__cause__, OSError):

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_jax.training import loop
+from lstm_jax.training import loop, run
 from lstm_jax.training.checkpoint import steps_in
 from lstm_jax.training.cli import main
 from lstm_jax.training.config import ConfigError, Data, Optimizer, Sample, Train
@@ -419,6 +419,22 @@ def test_a_complete_run_is_not_changed(tmp_path, text, capsys):
     assert before == {
         p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.run_dir.rglob("*") if p.is_file()
     }
+
+
+def test_killed_when_a_longer_run_starts_it_is_not_complete(tmp_path, monkeypatch):
+    experiment = small(tmp_path)
+    train(experiment)
+    longer = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=32))
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "environment", interrupt)  # config.json was just written
+        with pytest.raises(KeyboardInterrupt):
+            train(longer)
+    train(longer)
+    assert figures(longer)[-1]["step"] == 32
 
 
 @pytest.mark.parametrize(
