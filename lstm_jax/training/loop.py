@@ -141,6 +141,7 @@ class Trainer:
         repeats = before is None or set(differences(before, experiment)) <= set(SAME_NUMBERS)
         self.checkpoints = RunCheckpoints(self.folder, start, run, repeats, self._warn)
         self.folder.cut(start.step, self.is_evaluated, repeats, self._warn)
+        self.folder.write_settings(experiment)
         for warning in start.warnings:
             self._warn(warning)
         self.progress.begin(self.first)

@@ -103,7 +103,7 @@ class RunFolder:
             yield
 
     def begin(self, experiment: Experiment) -> Experiment | None:
-        """Writes the experiment and the environment.
+        """Marks the run as incomplete. In a new directory it writes the experiment.
 
         Returns:
           The experiment with which the run was last started, None if it is new.
@@ -117,18 +117,18 @@ class RunFolder:
         self.check(experiment)
         before = self.experiment() if self.file("config.json").exists() else None
         try:
-            # First, or a kill would leave the result of other settings with these settings.
             self.file("result.json").unlink(missing_ok=True)
-            self._write("config.json", as_json(experiment))  # it makes this a run directory
-            self._write("environment.json", environment())
-            self._end_line("events.jsonl")
-        except RunError as error:
-            if isinstance(error.__cause__, OSError):
-                raise self._unwritable(error.__cause__) from error
-            raise
         except OSError as error:
             raise self._unwritable(error) from error
+        self._end_line("events.jsonl")
+        if before is None:
+            self._write("config.json", as_json(experiment))  # first: it makes this a run directory
         return before
+
+    def write_settings(self, experiment: Experiment) -> None:
+        """Writes the experiment and the environment, once nothing is left of other settings."""
+        self._write("config.json", as_json(experiment))
+        self._write("environment.json", environment())
 
     def experiment(self) -> Experiment:
         """Returns the experiment that the directory belongs to.

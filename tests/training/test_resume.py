@@ -163,6 +163,25 @@ def test_what_other_settings_will_not_make_again_is_renamed(tmp_path, whole, mon
     assert "warning: the model of step 24 is of other settings" in capsys.readouterr().out
 
 
+def test_killed_before_what_other_settings_made_is_renamed(tmp_path, whole, monkeypatch):
+    """The same command still knows that the settings have changed."""
+    experiment = dataclasses.replace(whole, workdir=tmp_path / "run")
+    shutil.copytree(whole.run_dir, experiment.run_dir)
+    corrupt(experiment.run_dir / "checkpoints" / "24")
+    slower = dataclasses.replace(experiment.optimizer, learning_rate=1e-5)
+    experiment = dataclasses.replace(experiment, optimizer=slower)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "RunCheckpoints", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(experiment)
+    train(experiment)
+    assert (experiment.run_dir / "best" / "24.superseded").is_dir()
+
+
 def replace_by_file(path):
     shutil.rmtree(path)
     path.write_text("")
