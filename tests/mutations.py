@@ -126,7 +126,7 @@ MUTATIONS = [
         "tests/training/test_run_checkpoints.py",
     ),
     Mutation(
-        "a line says that there is a model before it is on the disk",
+        "metrics name a model before it is on the disk",
         "training/loop.py",
         "self.checkpoints.best.wait()  # the best model is on the disk before a line says so",
         "pass",
