@@ -65,6 +65,7 @@ def stand_in(experiment):
     folder, loss = RunFolder(experiment.run_dir), 1 / experiment.model.hidden_size
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.begin(experiment)
+    folder.write_settings(experiment)
     folder.write_task(Sizes(0, 2, 1), "", None, print)
     for step in range(4, experiment.train.steps + 1, 4):
         if experiment.optimizer.learning_rate > 1:
