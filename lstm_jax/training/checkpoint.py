@@ -279,7 +279,8 @@ def _leaves(tree: Any) -> dict[str, str]:
 
 
 def _checksums(tree: Any) -> dict[str, int]:
-    return {name: int(value) for name, value in _named(checksums(tree)).items()}
+    values = jax.device_get(checksums(tree))  # at once, not one wait for each array
+    return {name: int(value) for name, value in _named(values).items()}
 
 
 def _named(tree: Any) -> dict[str, Any]:
