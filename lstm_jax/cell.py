@@ -34,6 +34,7 @@ from lstm_jax.checks import (
 )
 from lstm_jax.initializers import Initializer, per_gate
 from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape, at_least_float32
+from lstm_jax.products import project
 
 Precision = jax.lax.PrecisionLike
 Activation = Callable[[jax.Array], jax.Array]
@@ -119,19 +120,18 @@ class LSTMSpec:
         self, params: LSTMParams, xs: Float[jax.Array, "*TB I"], precision: Precision = None
     ) -> Projected:
         """Parallel over time: ``gx = xs @ w_x + bias``."""
-        gx = jnp.dot(xs, params.w_x, precision=precision)
+        gx = project(xs, params.w_x, precision)
         if params.bias is None:
             return gx
         # In float32 at least, and so is the sum over all steps that is the bias's gradient.
         wide = at_least_float32(gx.dtype)
-        bias = jnp.broadcast_to(params.bias.astype(wide), gx.shape)
-        return (gx.astype(wide) + bias).astype(gx.dtype)
+        return (gx.astype(wide) + _like(gx, params.bias.astype(wide))).astype(gx.dtype)
 
     def recur(
         self, params: LSTMParams, h: Float[jax.Array, "*B H"], precision: Precision = None
     ) -> Recurrent:
         """Linear in h and in w_h: the only matrix product in the time loop."""
-        return jnp.dot(h, params.w_h, precision=precision)
+        return project(h, params.w_h, precision)
 
     def pointwise(
         self, params: LSTMParams, C: Any, z: Float[jax.Array, "*B GH"]
@@ -178,6 +178,17 @@ class LSTMSpec:
     def hidden_size(self, params: LSTMParams) -> int:
         """H, of these parameters."""
         return params.w_h.shape[-1] // self.gates
+
+
+def _like(gx: jax.Array, bias: jax.Array) -> jax.Array:
+    """The bias, broadcast to the shape of gx and, if axes are Explicit, sharded as gx.
+
+    A replicated one would be summed over the batch as a whole in the backward pass: every device would
+    first gather the cotangents of all devices.
+    """
+    sharding = jax.typeof(gx).sharding
+    out_sharding = sharding if sharding.mesh.explicit_axes else None
+    return jnp.broadcast_to(bias, gx.shape, out_sharding=out_sharding)
 
 
 def activate(activations: Sequence[Activation], z: jax.Array) -> list[jax.Array]:

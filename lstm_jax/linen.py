@@ -184,7 +184,7 @@ class LSTM(nn.Module):
     backend: str = "auto"
     remat_every: int | None = None
     residuals: str = "save"
-    unroll: int = 1
+    unroll: int | None = None
     partition: Partition | None = None
 
     @nn.compact

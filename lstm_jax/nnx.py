@@ -155,7 +155,7 @@ class LSTM(nnx.Module):
         backend: str = "auto",
         remat_every: int | None = None,
         residuals: str = "save",
-        unroll: int = 1,
+        unroll: int | None = None,
         partition: Partition | None = None,
         deterministic: bool = False,
         rngs: nnx.Rngs,

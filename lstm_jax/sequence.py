@@ -43,7 +43,7 @@ def lstm(
     backend: str = "auto",
     remat_every: int | None = None,
     residuals: str = "save",
-    unroll: int = 1,
+    unroll: int | None = None,
     partition: Partition | None = None,
 ) -> tuple[LSTMState, Hs]:
     """Runs an LSTM layer over a sequence.
@@ -73,7 +73,7 @@ def lstm(
         None keeps what every step needs.
       residuals: what a step keeps for its backward pass: "save" the pre-activations of the gates,
         C and h (6 arrays ``[T, *B, H]``), or C and h alone and "recompute" the others.
-      unroll: time steps an iteration of the compiled loop.
+      unroll: time steps an iteration of the compiled loop. None is 1, and 8 on GPUs under "auto".
       partition: how the layer is split over the devices of a mesh; None leaves it to the sharding of
         the arguments.
 
@@ -177,7 +177,7 @@ def _on_one_device(
     backend: str,
     remat_every: int | None,
     residuals: str,
-    unroll: int,
+    unroll: int | None,
     hidden_axis: str | None = None,
 ) -> tuple[LSTMState, Hs]:
     """The layer, as one program or as the program of each device of a partition."""
@@ -200,7 +200,9 @@ def _on_one_device(
             begin, last = boundaries[1:], boundaries[0]
 
     state = vary_as(state, params, xs, begin, hold, reset_state)
-    unroll = unroll if isinstance(xs.shape[0], int) else 1  # a symbolic length cannot be unrolled
+    unroll = (
+        unroll if isinstance(xs.shape[0], int) else None
+    )  # a symbolic length cannot be unrolled
     settings = Settings(spec, reverse, precision, unroll, residuals, hidden_axis)
     read, reset_read, idle = mask_unread(state, reset_state, begin, hold, reverse)
     operands = Operands(params, xs.astype(dtype), read, reset_read, begin, hold)

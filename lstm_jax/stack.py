@@ -80,7 +80,7 @@ def lstm_stack(
     backend: str = "auto",
     remat_every: int | None = None,
     residuals: str = "save",
-    unroll: int = 1,
+    unroll: int | None = None,
     partition: Partition | None = None,
 ) -> tuple[tuple[LSTMState, ...], Hs]:
     """Runs stacked LSTM layers over a sequence, in one direction or two.
@@ -104,7 +104,7 @@ def lstm_stack(
       backend: "auto" or a name.
       remat_every: None, or the steps between kept states.
       residuals: "save" or "recompute".
-      unroll: time steps an iteration of the compiled loop.
+      unroll: time steps an iteration of the compiled loop; None leaves it to the platform.
       partition: None, or how each layer is split over the devices of a mesh.
 
     Returns:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.extend.core.primitives import dot_general_p
 
 from lstm_jax import LSTMState, init_lstm, lstm, lstm_cell
 from lstm_jax.baselines import RNNSpec
+from lstm_jax.products import project_p
 from tests import reference
 from tests.cases import SHAPES, assert_close, cases, make_case, pairwise
 
@@ -257,20 +259,26 @@ def test_a_cell_state_in_float32_keeps_small_addends():
 @pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.HIGH, None])
 def test_precision_reaches_both_products(precision):
     case = make_case()
-    jaxpr = str(jax.make_jaxpr(lambda: run(case, precision=precision, backend="scan"))())
-    want = jax.lax.Precision(precision) if precision is not None else None
-    assert jaxpr.count("dot_general") == 2
-    assert jaxpr.count(f"precision=(Precision.{want.name}" if want else "precision=") == (
-        2 if want else 0
-    )
+    program = jax.jit(lambda: run(case, precision=precision, backend="scan")).lower().as_text()
+    name = "DEFAULT" if precision is None else jax.lax.Precision(precision).name
+    assert program.count("dot_general") == 2
+    assert program.count(f"precision = [{name}, {name}]") == 2
+
+
+def test_the_default_precision_is_that_of_the_trace():
+    case = make_case()
+    with jax.default_matmul_precision("highest"):
+        traced = jax.jit(lambda: run(case, backend="scan")).trace()
+    assert traced.lower().as_text().count("precision = [HIGHEST, HIGHEST]") == 2
 
 
 def test_the_input_projection_is_one_product_outside_the_loop():
     case = make_case(T=5, lengths=False, resets=False)
     jaxpr = jax.make_jaxpr(lambda: run(case, backend="scan"))().eqns[0].params["jaxpr"]
-    outside = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+    outside = [e for e in jaxpr.eqns if e.primitive in (project_p, dot_general_p)]
     (scan,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
-    inside = [e for e in scan.params["jaxpr"].eqns if e.primitive.name == "dot_general"]
+    steps = scan.params["jaxpr"].eqns
+    inside = [e for e in steps if e.primitive in (project_p, dot_general_p)]
     assert (len(outside), len(inside)) == (1, 1)
 
 

@@ -20,8 +20,8 @@ from jax.interpreters import batching
 from lstm_jax.backends import elementwise
 from lstm_jax.backends.primitives import Step, bind, kernel_p, log_once, tangent_p
 from lstm_jax.backends.problem import Operands
-from lstm_jax.backends.target import sharded_axis
 from lstm_jax.cell import LSTMSpec
+from lstm_jax.target import sharded_axis
 
 WEIGHTS = -1
 """The place of a batch axis in an array that has none."""

@@ -136,7 +136,7 @@ def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> t
         jax.tree.map(_columns, state),
         (xs, begin, hold),
         reverse=settings.reverse,
-        unroll=settings.unroll,
+        unroll=settings.traced_unroll,
     )
     final = jax.tree.map(lambda a: _rows(a, rows).reshape(shape), state)
     return (final, hs.reshape(-1, *shape)), saved

@@ -93,7 +93,7 @@ def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> t
 
     gx = settings.spec.project(params, xs, settings.precision)
     state, (hs, saved) = jax.lax.scan(
-        body, state, (gx, begin, hold), reverse=settings.reverse, unroll=settings.unroll
+        body, state, (gx, begin, hold), reverse=settings.reverse, unroll=settings.traced_unroll
     )
     return (state, hs), saved
 
@@ -111,7 +111,8 @@ def tangent(
     weights, d_weights = own_weights(params), own_weights(d.params)
     f = partial(pointwise, spec)
 
-    @jax.checkpoint  # keep what is saved, not what follows from it
+    # Keep what is saved, not what follows from it. A loop needs no barriers for that.
+    @partial(jax.checkpoint, prevent_cse=False)
     def body(d_carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, jax.Array]:
         C, z, dz_of_weights, begin, hold = inputs
         d_prev = select(begin, d.reset_state, d_carried)
@@ -125,7 +126,9 @@ def tangent(
 
     inputs = (saved.C, z, dz_of_weights, begin, hold)
     d_state = vary_as(d.state, d.params, d.xs, d.reset_state, inputs)
-    return jax.lax.scan(body, d_state, inputs, reverse=settings.reverse, unroll=settings.unroll)
+    return jax.lax.scan(
+        body, d_state, inputs, reverse=settings.reverse, unroll=settings.traced_unroll
+    )
 
 
 def recur_all(

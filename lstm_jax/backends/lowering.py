@@ -22,8 +22,9 @@ from lstm_jax.backends import (
 from lstm_jax.backends.fused import Outputs
 from lstm_jax.backends.primitives import Step, kernel_p, run_xla, tangent_p
 from lstm_jax.backends.problem import Members, Operands, Settings
-from lstm_jax.backends.target import platforms_of, target_of
+from lstm_jax.backends.unrolled import unrolled
 from lstm_jax.carry import vary_alike
+from lstm_jax.target import platforms_of, target_of
 
 why_not = fused.why_not
 KERNELS: dict[str, tuple[str, ModuleType]] = {}
@@ -146,6 +147,13 @@ def _lower_to_xla(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
     return mlir.lower_fun(run_xla, multiple_results=True)(ctx, *leaves, step=step, jaxpr=jaxpr)
 
 
+def _lower_unrolled(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
+    """The lowering rule of GPUs."""
+    if step.settings.unroll is None:
+        jaxpr = unrolled(jaxpr)
+    return _lower_to_xla(ctx, *leaves, step=step, jaxpr=jaxpr)
+
+
 @lru_cache
 def _log_once(level: int, name: str, reason: str) -> None:
     log.log(level, "%s does not run: %s; the XLA backend 'fused' does.", name, reason)
@@ -161,3 +169,5 @@ def _log_unknown_chip() -> None:
 
 for _primitive in (kernel_p, tangent_p):
     mlir.register_lowering(_primitive, _lower_to_xla)
+    for _gpu in ("cuda", "rocm"):
+        mlir.register_lowering(_primitive, _lower_unrolled, platform=_gpu)

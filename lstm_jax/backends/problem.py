@@ -20,7 +20,7 @@ class Settings:
       spec: The kind of cell.
       reverse: Whether to run from the last step to the first.
       precision: Precision of the matrix products.
-      unroll: Time steps per iteration of the compiled loop.
+      unroll: Time steps per iteration of the compiled loop; None leaves it to the platform.
       residuals: What the forward pass stores for the backward pass: "save" or "recompute".
       hidden_axis: The axis of the mesh over which the hidden units are sharded, inside ``shard_map``: a
         device has the states and gates of its own units. None if each device has all units.
@@ -29,9 +29,14 @@ class Settings:
     spec: LSTMSpec
     reverse: bool = False
     precision: Precision = None
-    unroll: int = 1
+    unroll: int | None = None
     residuals: str = "save"
     hidden_axis: str | None = None
+
+    @property
+    def traced_unroll(self) -> int:
+        """The ``unroll`` of a loop when it is traced, before the platform is known."""
+        return 1 if self.unroll is None else self.unroll
 
     def recur(self, params: LSTMParams, h: jax.Array) -> Recurrent:
         """``spec.recur`` of the hidden state of all units. Still linear in h and in w_h."""

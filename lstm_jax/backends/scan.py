@@ -32,8 +32,8 @@ def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
         return select(hold, carried, state), select(hold, jnp.zeros_like(h), h)
 
     if settings.residuals == "recompute":
-        body = jax.checkpoint(body)
+        body = jax.checkpoint(body, prevent_cse=False)
     gx = spec.project(params, xs, precision)
     return jax.lax.scan(
-        body, state, (gx, begin, hold), reverse=settings.reverse, unroll=settings.unroll
+        body, state, (gx, begin, hold), reverse=settings.reverse, unroll=settings.traced_unroll
     )

@@ -12,8 +12,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lstm_jax.nnx
-from lstm_jax import init_lstm, lstm
-from lstm_jax.backends import batching, columns, lowering, primitives, target
+from lstm_jax import init_lstm, lstm, target
+from lstm_jax.backends import batching, columns, lowering, primitives
 from tests.backends.test_agreement import assert_relative
 from tests.cases import nightly
 

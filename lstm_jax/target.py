@@ -41,6 +41,15 @@ def target_of(ctx: Any, platform: str, kind_in_context: str | None) -> Target:
         return Target(None, reason)
 
 
+def is_partitioned(ctx: Any) -> bool:
+    """Whether XLA's partitioner splits the program that ``ctx`` belongs to; True if that is not known."""
+    try:
+        return _partitioned(ctx) is not None
+    except AttributeError as error:
+        _warn_once(f"this version of JAX does not say which devices the program is for: {error}")
+        return True
+
+
 def platforms_of(ctx: Any) -> list[str]:
     """The platforms that a program is lowered for; for a message, so without a warning."""
     try:
