@@ -166,6 +166,31 @@ def test_no_collective_under_data_parallelism():
     assert not [op for op in ("all-reduce", "all-gather", "permute", "all-to-all") if op in text]
 
 
+@KINDS
+@MASKED
+def test_the_gradient_communicates_sums_and_not_sequences(axis_type, masked):
+    """A bias that is not sharded as the sequence is would gather ``[T, B, 4H]``."""
+    case = make_case(T=64, batch=(16,), state=True, lengths=masked, resets=masked)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    one_state = jax.tree.map(lambda a: a[0], case.states[0])
+    with jax.set_mesh(mesh):
+        args = jax.device_put((case.params[0], one_state), NamedSharding(mesh, P()))
+        xs = jax.device_put(jnp.asarray(case.xs), NamedSharding(mesh, P(None, "data")))
+        masks = {}
+        if masked:
+            masks["lengths"] = jax.device_put(case.lengths, NamedSharding(mesh, P("data")))
+            masks["resets"] = jax.device_put(case.resets, NamedSharding(mesh, P(None, "data")))
+
+        def loss(args, xs):
+            return (lstm(args[0], xs, args[1], **masks)[1] ** 2).sum()
+
+        text = jax.jit(jax.grad(loss, (0, 1))).lower(args, xs).compile().as_text()
+    found = collectives(text)
+    assert found
+    assert all(c.bytes < 64 * 16 * 4 for c in found), "a float for each step and sequence"
+    assert collectives_in_loops(text) == []
+
+
 @pytest.mark.parametrize("spec", [P("data", None), P(None, "data")])
 def test_weights_sharded_over_the_batch_axis_are_gathered_before_the_loop(spec):
     """FSDP: communication in every step would cost T times as much."""

@@ -156,14 +156,17 @@ def test_parts_of_a_batch_add_up_to_the_whole(data, on_one_device, case):
 
 @pytest.mark.parametrize("name", ["8", "sharded 8 explicit", *nightly("8 explicit", "sharded 8")])
 def test_a_training_step_has_no_communication_in_its_time_loops(data, name):
-    experiment = small(data["text"], MESHES[name])
+    long = dataclasses.replace(data["text"], sequence_length=64)
+    experiment = small(long, MESHES[name])
     one = Train(steps=1, log_every=1, eval_every=1, checkpoint_every=1, steps_per_dispatch=1)
     program, _, batches = prepare(dataclasses.replace(experiment, train=one))
     with jax.set_mesh(program.mesh):
         text = program.update.lower(program.state, batches).compile().as_text()
     assert "num_partitions=8" in text
-    assert collectives(text)
+    found = collectives(text)
+    assert found
     assert collectives_in_loops(text) == []
+    assert max(c.bytes for c in found) < 64 * 32 * 16 * 4, "hidden states of a whole sequence"
 
 
 def test_where_the_state_lies(data):
