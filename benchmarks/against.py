@@ -2,13 +2,17 @@
 
     python -m benchmarks.against REVISION [--shapes 128,32,256,256 ...] [--rounds 7] [--vmap 4]
 
-The earlier package is taken from git and imported under another name. Prints, forward and with gradient, the
-instructions of the optimized program, which have no noise, and the median over the rounds of the time ratio.
+The earlier package is taken from git and imported under another name. Prints, forward and with gradient,
+what has no noise: the instructions of the optimized program, its temporary memory and the page faults of a
+call (above 32 MiB of temporaries, glibc maps them anew in every call). Then the median over the rounds of
+the ratio of times, and the least time of this checkout.
 """
 
 import argparse
 import importlib
 import re
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +25,7 @@ from typing import Any
 import jax
 
 import lstm_jax
-from benchmarks.problem import Problem, arrays
+from benchmarks.problem import Problem, arrays, sizes
 from benchmarks.timing import interleaved, median_ratio
 
 ROOT = Path(__file__).parents[1]
@@ -32,17 +36,20 @@ SHAPES = ["128,32,256,256", "128,64,64,64", "512,32,128,128", "100,16,1024,1024"
 def main(argv: list[str] | None = None) -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("revision", help="of the earlier checkout, such as HEAD~1")
+    parser.add_argument("revision", help="of the earlier checkout, such as HEAD~1, or its folder")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="T,B,I,H")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--vmap", type=int, help="divide the rows among this many calls in a vmap")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         earlier = import_earlier(args.revision, Path(folder))
-        print("T,B,I,H            pass        instructions          ratio   time ratio      ms")
+        print(
+            f"{'T,B,I,H':18} pass      {'instructions':>15}{'MB':>15}{'faults':>17}  time      ms"
+        )
         for shape in args.shapes:
-            problem = Problem(*(int(n) for n in shape.split(",")))
+            problem = Problem(*sizes(shape), args.dtype)
             for name, function in (("forward", forward), ("gradient", gradient)):
                 row = compare(
                     partial(function, args.backend, args.vmap), earlier, problem, args.rounds
@@ -51,11 +58,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def import_earlier(revision: str, folder: Path) -> ModuleType:
-    """The package at ``revision``, under another name."""
-    archive = subprocess.run(
-        ["git", "archive", revision, "lstm_jax"], cwd=ROOT, capture_output=True, check=True
-    )
-    subprocess.run(["tar", "x", "-C", folder], input=archive.stdout, check=True)
+    """The package at ``revision``, or in that folder, under another name."""
+    if Path(revision).is_dir():
+        shutil.copytree(Path(revision) / "lstm_jax", folder / "lstm_jax")
+    else:
+        command = ["git", "archive", revision, "lstm_jax"]
+        archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        subprocess.run(["tar", "x", "-C", folder], input=archive.stdout, check=True)
     (folder / "lstm_jax").rename(folder / EARLIER)
     for file in (folder / EARLIER).rglob("*.py"):
         text = re.sub(r"\blstm_jax\b", EARLIER, file.read_text(encoding="utf-8"))
@@ -91,13 +100,27 @@ def compare(
     for module in (earlier, lstm_jax):
         given = module.LSTMParams(**vars(params)), xs
         compiled = jax.jit(partial(function, module)).lower(*given).compile()
-        counts[module] = len(re.findall(r"^\s+(?:ROOT )?\S+ = ", compiled.as_text(), re.M))
         runs[module] = lambda c=compiled, g=given: jax.block_until_ready(c(*g))
+        counts[module] = (
+            len(re.findall(r"^\s+(?:ROOT )?\S+ = ", compiled.as_text(), re.M)),
+            compiled.memory_analysis().temp_size_in_bytes / 1e6,
+            page_faults(runs[module]),
+        )
     samples = interleaved(runs, rounds)
-    before, after = counts[earlier], counts[lstm_jax]
+    pairs = zip(("6", "6.1f", "7.0f"), counts[earlier], counts[lstm_jax], strict=True)
+    before_and_after = "  ".join(f"{a:{width}} →{b:{width}}" for width, a, b in pairs)
     ratio = median_ratio(samples[lstm_jax], samples[earlier])
-    least = min(samples[lstm_jax])
-    return f"{before:6} -> {after:5} {after / before:14.3f} {ratio:12.3f} {least:7.1f}"
+    return f"{before_and_after}  {ratio:5.2f} {min(samples[lstm_jax]):7.1f}"
+
+
+def page_faults(run: Callable[[], Any], calls: int = 5) -> float:
+    """Those of one call, after a few that settle what the allocator keeps."""
+    for _ in range(3):
+        run()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(calls):
+        run()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / calls
 
 
 if __name__ == "__main__":

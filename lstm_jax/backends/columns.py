@@ -11,6 +11,7 @@ What each choice is for, on XLA:CPU:
   blocks of steps: a fresh ``[T, B, 4H]`` costs more in page faults than a large product saves.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -27,13 +28,14 @@ from lstm_jax.backends.one_tanh import (
     pointwise_of_scaled,
     scale_packed,
     scale_weights,
+    unscale_packed,
 )
 from lstm_jax.backends.problem import Members, Operands, Saved, Settings
 from lstm_jax.carry import vary_as
 from lstm_jax.cell import LSTMSpec, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
 
-COLUMNS = 1024
+COLUMNS = 512
 """About how many columns, steps times rows, one product of the backward pass takes."""
 
 
@@ -91,26 +93,19 @@ def forward(
 ) -> tuple[Outputs, Saved]:
     """The loop, and what each step read.
 
-    Handed over in rows, as every platform does; XLA drops the two transposes where :func:`backward` is
-    part of the same program.
+    Returned in rows, as on every platform. The loop stores columns, and all steps are transposed after it:
+    where :func:`backward` is part of the same program, XLA then drops that transpose and the one back.
     """
     recompute, dtype = settings.residuals == "recompute", operands.xs.dtype
-    rows = operands.state.h.size // operands.state.h.shape[-1]
 
     def save(C: jax.Array, z: jax.Array) -> Saved:
-        return Saved(_rows(C, rows), None if recompute else _rows(z.astype(dtype), rows))
+        return Saved(C, None if recompute else z.astype(dtype))
 
     outputs, saved = _loop(settings, operands, save)
-    T, *batch, _ = operands.xs.shape
-    saved = jax.tree.map(lambda a: a.reshape(T, *batch, a.shape[-1]), saved)
-    if saved.z is not None and packs(
-        settings.spec
-    ):  # as every platform saves it: doubled where halved
-        ones = jnp.ones(saved.z.shape[-1], dtype)
-        saved = saved._replace(
-            z=saved.z / jnp.broadcast_to(scale_packed(settings.spec, ones), saved.z.shape)
-        )
-    return outputs, saved
+    if saved.z is not None and packs(settings.spec):  # as every platform saves it
+        saved = saved._replace(z=unscale_packed(settings.spec, saved.z))
+    batch = operands.xs.shape[1:-1]
+    return outputs, jax.tree.map(lambda a: _all_rows(a, batch), saved)
 
 
 def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> tuple[Outputs, Any]:
@@ -157,13 +152,13 @@ def backward(
     """
     shape, (T, *_) = operands.state.h.shape, operands.xs.shape
     spec = settings.spec
-    if saved.z is not None and packs(spec):
-        saved = saved._replace(z=scale_packed(spec, saved.z))
     operands, pointwise = _scaled(spec, operands)
     params, xs, state, reset_state, begin, hold = _one_batch_axis(operands)
     rows, (H, G) = xs.shape[1], params.w_h.shape
     wide = saved.C.dtype
     C_read, z_saved = jax.tree.map(lambda a: _all_columns(a, rows), saved)
+    if z_saved is not None and packs(spec):
+        z_saved = scale_packed(spec, z_saved)
     h_left = hs.reshape(T, rows, H)
     if hold is not None:  # the output is 0 there, the state still the initial one
         h_left = jnp.where(hold[..., None], state.h[None], h_left)
@@ -285,9 +280,7 @@ def _one_batch_axis(operands: Operands) -> Operands:
     """``*B`` as one axis."""
     params, xs, state, reset_state, begin, hold = operands
     T, *batch, I = xs.shape
-    rows = 1
-    for n in batch:
-        rows *= n
+    rows = math.prod(batch)
     return Operands(
         params,
         xs.reshape(T, rows, I),
@@ -343,6 +336,13 @@ def _all_columns(a: jax.Array, rows: int) -> jax.Array:
     """``[T, *B, N] -> [T, N·B]``."""
     T, N = a.shape[0], a.shape[-1]
     return a.reshape(T, rows, N).transpose(0, 2, 1).reshape(T, N * rows)
+
+
+def _all_rows(a: jax.Array, batch: tuple[int, ...]) -> jax.Array:
+    """``[T, N·B] -> [T, *B, N]``."""
+    T, rows = a.shape[0], math.prod(batch)
+    N = a.shape[1] // rows
+    return a.reshape(T, N, rows).transpose(0, 2, 1).reshape(T, *batch, N)
 
 
 def _rows(a: jax.Array, rows: int) -> jax.Array:

@@ -46,7 +46,21 @@ def scale_weights(spec: LSTMSpec, params: LSTMParams) -> LSTMParams:
 
 def scale_packed(spec: LSTMSpec, z: jax.Array) -> jax.Array:
     """Packed pre-activations ``[..., GH]``, or gradients of weights, scaled for the tanh. Exact."""
-    return _scaled(_sigmoids(spec), z)
+    return _by_gate(0.5, spec, z)
+
+
+def unscale_packed(spec: LSTMSpec, z: jax.Array) -> jax.Array:
+    """What :func:`scale_packed` scales. XLA drops the two where they meet."""
+    return _by_gate(2.0, spec, z)
+
+
+def _by_gate(factor: float, spec: LSTMSpec, z: jax.Array) -> jax.Array:
+    """``z`` with the blocks of sigmoid gates multiplied by a constant, which XLA can see in each block."""
+    is_sigmoid = _sigmoids(spec)
+    blocks = jnp.split(z, len(is_sigmoid), axis=-1)
+    return jnp.concatenate(
+        [factor * b if s else b for b, s in zip(blocks, is_sigmoid, strict=True)], axis=-1
+    )
 
 
 def pointwise_of_scaled(
