@@ -6,6 +6,7 @@ the same bits. But if XLA partitions the program, merged rows of a sharded B are
 So the rows are merged when the program is lowered, where it is known whether it is partitioned.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive, primitives
 from jax.interpreters import ad, batching, mlir
 
-from lstm_jax.target import is_partitioned
+from lstm_jax.target import partitioned_reason
 
 
 def project(xs: jax.Array, w: jax.Array, precision: Any = None) -> jax.Array:
@@ -56,10 +57,7 @@ def _outer_merged(xs: jax.Array, zs: jax.Array, *, precision: Any) -> jax.Array:
 
 def _merged(a: jax.Array) -> jax.Array:
     """All rows along one axis."""
-    rows = 1
-    for n in a.shape[:-1]:
-        rows *= n
-    return a.reshape(rows, a.shape[-1])
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
 def _last_and(axis: int, xs: Any) -> Any:
@@ -87,7 +85,8 @@ def _primitive(name: str, contract: Callable[[Any], Any], plain: Any, merged: An
         return mlir.lower_fun(function, multiple_results=False)(ctx, *operands, **params)
 
     def lower_on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
-        return lower(plain if is_partitioned(ctx) else merged, ctx, *operands, **params)
+        function = merged if partitioned_reason(ctx) is None else plain
+        return lower(function, ctx, *operands, **params)
 
     def batch(operands: Any, dims: Any, **params: Any) -> Any:
         return jax.vmap(partial(plain, **params), in_axes=dims)(*operands), 0

@@ -41,13 +41,14 @@ def target_of(ctx: Any, platform: str, kind_in_context: str | None) -> Target:
         return Target(None, reason)
 
 
-def is_partitioned(ctx: Any) -> bool:
-    """Whether XLA's partitioner splits the program that ``ctx`` belongs to; True if that is not known."""
+def partitioned_reason(ctx: Any) -> str | None:
+    """Returns why XLA's partitioner splits the program that ``ctx`` belongs to, or None if it does not."""
     try:
-        return _partitioned(ctx) is not None
+        return _partitioned(ctx)
     except AttributeError as error:
-        _warn_once(f"this version of JAX does not say which devices the program is for: {error}")
-        return True
+        reason = f"this version of JAX does not say which devices the program is for: {error}"
+        _warn_once(reason)
+        return reason
 
 
 def platforms_of(ctx: Any) -> list[str]:

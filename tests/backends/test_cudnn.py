@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental import rnn
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from lstm_jax import LSTMParams, LSTMSpec, lstm
 from lstm_jax.backends import cudnn
@@ -60,6 +62,48 @@ def test_what_cudnn_is_given_means_the_same(monkeypatch, batch, reverse, use_bia
     assert_close(got, want, atol=1e-5)
 
 
+def test_the_program_decides_whether_it_can_run(monkeypatch):
+    """The platform and the devices are those that a program is lowered for."""
+    monkeypatch.setattr(rnn, "lstm", as_documented)
+    monkeypatch.setattr(cudnn, "found", lambda: "cuda")
+    case = make_case(T=2, batch=(8,), lengths=False, resets=False)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    xs = jax.device_put(jnp.asarray(case.xs), NamedSharding(mesh, P(None, "data")))
+
+    def run(xs):
+        return lstm(case.params[0], xs, backend="cudnn")[1]
+
+    def in_shard_map(xs):
+        spec = P(None, "data")
+        return jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(xs)
+
+    def lower(function, xs, platform):
+        return jax.jit(function).trace(xs).lower(lowering_platforms=(platform,))
+
+    lower(run, case.xs, "cuda")
+    lower(in_shard_map, xs, "cuda")
+    with pytest.raises(ValueError, match=r"cudnn.*8 devices.*shard_map"):
+        lower(run, xs, "cuda")
+    with pytest.raises(ValueError, match=r"cudnn.*GPU.*cpu"):
+        lower(run, case.xs, "cpu")
+    with pytest.raises(ValueError, match=r"cudnn.*vmap"):
+        jax.vmap(run)(case.xs[None])
+
+
+def test_what_cudnn_reads_and_writes_lies_in_its_order(monkeypatch):
+    """XLA would hand over a transposed array as it lies, and cuDNN would take it for another."""
+    monkeypatch.setattr(rnn, "lstm", as_documented)
+    settings, operands = problem(make_case(lengths=False, resets=False))
+
+    def loss(xs):
+        return (cudnn.unroll(settings, operands._replace(xs=xs))[1] ** 2).sum()
+
+    xs = operands.xs
+    forward, gradient = (str(jax.make_jaxpr(f)(xs)) for f in (loss, jax.grad(loss)))
+    assert forward.count("layout_constraint[") == 4  # xs, h, C and the outputs
+    assert gradient.count("layout_constraint[") == 6  # and the cotangents of outputs and xs
+
+
 def test_the_flat_array_has_the_size_that_cudnn_expects():
     params = LSTMParams(jnp.ones((3, 20)), jnp.ones((5, 20)), jnp.ones(20))
     flat = cudnn.flat_weights(params)
@@ -84,9 +128,9 @@ def test_tf32_follows_the_precision(precision, tf32):
 
 def test_it_says_what_it_cannot_do(monkeypatch):
     settings, operands = problem(make_case())
-    assert re.search(rf"GPU.*\b{jax.default_backend()}\b", cudnn.why_not(settings, operands))
+    assert re.search(r"GPU.*\bcpu\b", cudnn.why_not(settings, operands))
 
-    monkeypatch.setattr(cudnn, "platform", lambda: "gpu")
+    monkeypatch.setattr(cudnn, "found", lambda: "cuda")
     assert cudnn.why_not(settings, operands) is None
     flags = jnp.zeros(operands.xs.shape[:-1], bool)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), operands)
