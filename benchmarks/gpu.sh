@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tables of benchmarks/README.md for an NVIDIA GPU: one JSON a table in $1 (default: gpu/).
+# The tables of benchmarks/README.md for an NVIDIA GPU: one JSON and one text a table in $1 (default: gpu/).
 # More arguments go to benchmarks.peers, for example: benchmarks/gpu.sh gpu --repeats 5
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,17 +10,14 @@ python=${PYTHON:-python3}
 "$python" -c 'import jax; assert jax.default_backend() == "gpu", f"no GPU: {jax.devices()}"' || exit 1
 
 failed=0
-table() { # name of the JSON, XLA flags, arguments
-  local name=$1 flags=$2
-  shift 2
+table() { # name, arguments
+  local name=$1
+  shift
   printf '\n=== %s\n' "$name"
-  XLA_FLAGS="${XLA_FLAGS:-} $flags" "$python" -m benchmarks.peers --json "$out/$name.json" "$@" || failed=1
+  "$python" -m benchmarks.peers --json "$out/$name.json" "$@" | tee "$out/$name.txt" || failed=1
 }
 
-for loops in plain graphs; do
-  flags=$([ "$loops" = graphs ] && echo --xla_gpu_enable_command_buffer=+WHILE)
-  table "float32-$loops" "$flags" "$@"
-  table "tf32-$loops" "$flags" --tf32 "$@"
-  table "bfloat16-$loops" "$flags" --dtype bfloat16 "$@"
-done
+table bfloat16 --dtype bfloat16 "$@"
+table tf32 --tf32 "$@"
+table float32 "$@"
 exit $failed

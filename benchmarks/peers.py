@@ -19,7 +19,6 @@ from benchmarks import models, subjects
 from benchmarks.problem import Problem, sizes
 from benchmarks.subjects import BOTH, FORWARD, Subject
 from benchmarks.timing import environment, gemm_rate, heading, interleaved, median_ratio
-from lstm_jax.backends import BACKENDS
 
 SHAPES = [
     (128, 32, 256, 256),
@@ -27,6 +26,16 @@ SHAPES = [
     (512, 32, 128, 128),
     (100, 16, 1024, 1024),
     (128, 1, 256, 256),
+]
+GPU_SHAPES = [
+    (256, 64, 128, 128),
+    (256, 1, 256, 256),
+    (256, 16, 256, 256),
+    (256, 64, 512, 512),
+    (256, 16, 768, 768),
+    (256, 64, 1024, 1024),
+    (256, 128, 1024, 1024),
+    (256, 64, 2048, 2048),
 ]
 TOLERANCE = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 0.2}
 """Of the largest error over the largest value; a gate in a wrong place gives about 1."""
@@ -42,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     record["shapes"] = []
     print(heading(record))
     print(f"{args.dtype}{', TF32' if args.tf32 else ''}, {args.repeats} rounds; {LEGEND}")
-    for shape in args.shapes:
+    on_gpu = jax.default_backend() == "gpu"
+    for shape in args.shapes or (GPU_SHAPES if on_gpu else SHAPES):
         problem = Problem(*shape, args.dtype)
         measured = measure(problem, passes, args)
         record["shapes"].append(measured)
@@ -55,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    p.add_argument("--shapes", nargs="+", type=sizes, default=SHAPES, metavar="T,B,I,H")
+    p.add_argument("--shapes", nargs="+", type=sizes, metavar="T,B,I,H")
     p.add_argument("--repeats", type=int, default=20, help="rounds")
     p.add_argument("--json", type=Path, metavar="FILE", help="where every sample goes")
     p.add_argument("--backend", default="auto", help="the one of ours that ratios are against")
@@ -84,7 +94,7 @@ def set_tf32(allow: bool) -> None:
 def rows(backend: str) -> dict[str, Callable[[Problem, tuple[str, ...]], Subject]]:
     """What makes the subject of each row; the first is the one that ratios are against."""
     on_gpu = jax.default_backend() == "gpu"
-    wanted = [backend, "auto", "scan", *BACKENDS] if on_gpu else [backend, "scan"]
+    wanted = [backend, "auto", "fused", "scan", "cudnn"] if on_gpu else [backend, "scan"]
     builders = {f"lstm_jax {b}": partial(models.ours, backend=b) for b in dict.fromkeys(wanted)}
 
     def in_jax(build: Any) -> Callable[[Problem, tuple[str, ...]], Subject]:

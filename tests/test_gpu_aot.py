@@ -1,0 +1,51 @@
+"""Launches per time step of programs compiled for an NVIDIA H100. Needs its compiler but no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_static
+from tests.compilation import CONFIG
+
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(
+        not gpu_static.is_installed(),
+        reason="the GPU compiler is not installed: pip install 'lstm-jax[gpu-aot]'",
+    ),
+]
+LOOPS = {"forward": 1, "forward + backward": 2}
+LIMITS = {"forward": 2.75, "forward + backward": 6.75}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The rows of the benchmark for one shape by pass, from a process that compiles as users do."""
+    file = tmp_path_factory.mktemp("gpu_static") / "rows.json"
+    options = ["--sizes", "64,512", "--dtypes", "bfloat16", "--programs", "jit"]
+    fast = {"XLA_FLAGS", *(name.upper() for name in CONFIG)}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_static", *options, "--json", str(file)],
+        cwd=Path(__file__).parents[1],
+        env={name: value for name, value in os.environ.items() if name not in fast},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {row["pass"]: row for row in json.loads(file.read_text())}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_time_step_is_few_launches(rows, name):
+    assert rows[name]["launches_per_step"] <= LIMITS[name]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_no_memcpy_of_a_time_loop_has_an_address_that_depends_on_the_step(rows, name):
+    """Such a memcpy keeps XLA from capturing the loop as one CUDA graph."""
+    assert [loop["dynamic_memcpys"] for loop in rows[name]["loops"]] == [0] * LOOPS[name]
