@@ -67,14 +67,14 @@ class Loop:
       launches: Kernels and memcpys in its body.
       memcpys: Memcpys in its body.
       dynamic_memcpys: Memcpys in its body to or from an address that depends on the iteration.
-      innermost: Whether its body contains no other loop.
+      around: The loop whose body contains it.
     """
 
     name: str
     launches: int = 0
     memcpys: int = 0
     dynamic_memcpys: int = 0
-    innermost: bool = True
+    around: "Loop | None" = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -192,17 +192,13 @@ def measure(lower: Callable[[], Any], steps: int) -> dict:
         thunks = _only(folder, "*.thunk_sequence.txt")
         metadata = _only(folder, "*.thunk_metadata.txt")
     hlo = compiled.as_text()
+    parsed = parse_loops(thunks, metadata)
     loops, outside = [], 0
-    for loop in parse_loops(thunks, metadata):
-        if not loop.innermost or not loop.name:
+    for loop in parsed:
+        if loop.name and not any(other.around is loop for other in parsed):
+            loops.append(in_time(loop, steps, hlo))
+        elif not any(other.around is loop and in_blocks(other, steps, hlo) for other in parsed):
             outside += loop.launches
-            continue
-        trips = re.search(rf'%{re.escape(loop.name)} = .*"known_trip_count":{{"n":"(\d+)"', hlo)
-        if trips is None or int(trips[1]) > steps:
-            raise RuntimeError(f"{loop.name} is not a loop over {steps} time steps.")
-        counts = {name: getattr(loop, name) for name in COUNTS}
-        # Rounded down: the remaining steps run outside the loop.
-        loops.append({"steps": steps // int(trips[1])} | counts)
     if not loops:
         raise RuntimeError("The program has no loop over time.")
     return {
@@ -212,6 +208,35 @@ def measure(lower: Callable[[], Any], steps: int) -> dict:
         "temporaries_mib": compiled.memory_analysis().temp_size_in_bytes / MIB,
         "compile_s": seconds,
     }
+
+
+def in_time(loop: Loop, steps: int, hlo: str) -> dict:
+    """The counts of a time loop: per iteration, with its share of the loop over blocks of time around it."""
+    iterations = trip_count(loop, hlo)
+    if iterations > steps:
+        raise RuntimeError(f"{loop.name} is not a loop over {steps} time steps.")
+    counts = {name: getattr(loop, name) for name in COUNTS}
+    if in_blocks(loop, steps, hlo):
+        blocks = trip_count(loop.around, hlo)
+        counts["launches"] += loop.around.launches / iterations
+        iterations *= blocks
+    # Rounded down: the remaining steps run outside the loop.
+    return {"steps": steps // iterations} | counts
+
+
+def in_blocks(loop: Loop, steps: int, hlo: str) -> bool:
+    """Whether the loop around it is one over blocks of time: both together are at most all steps."""
+    if loop.around is None or not loop.around.name:
+        return False
+    return trip_count(loop, hlo) * trip_count(loop.around, hlo) <= steps
+
+
+def trip_count(loop: Loop, hlo: str) -> int:
+    """How often its body runs."""
+    found = re.search(rf'%{re.escape(loop.name)} = .*"known_trip_count":{{"n":"(\d+)"', hlo)
+    if found is None:
+        raise RuntimeError(f"{loop.name} runs for a number of iterations that XLA does not know.")
+    return int(found[1])
 
 
 def parse_loops(thunks: str, metadata: str) -> list[Loop]:
@@ -245,8 +270,7 @@ def parse_loops(thunks: str, metadata: str) -> list[Loop]:
             around.pop()
         loop = around[-1][1]
         if kind == "kWhile":
-            loop.innermost = False
-            loops.append(Loop(names[int(number)]))
+            loops.append(Loop(names[int(number)], around=loop))
             around.append((len(indent), loops[-1]))
         elif depths[n] <= len(indent) and not kind.endswith("Done"):
             loop.launches += 1

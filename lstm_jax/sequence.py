@@ -190,8 +190,6 @@ def _on_one_device(
     hold = begin = None
     if lengths is not None:
         hold = padding(lengths, xs)
-        # Before the projection: 0 * NaN would be NaN in the gradient of w_x.
-        xs = jnp.where(hold[..., None], jnp.zeros((), xs.dtype), xs)
     if resets is not None:
         begin = resets if hold is None else resets & ~hold
         if reverse:

@@ -119,6 +119,8 @@ def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> t
     def body(carried: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, Any]]:
         x, begin, hold = inputs
         prev = _select(begin, reset_state, carried)
+        if hold is not None:
+            x = jnp.where(hold[:, None], jnp.zeros((), x.dtype), x)
         z = project_and_recur(x, prev.h.reshape(-1, rows))
         C, h = pointwise(settings.spec, weights, prev.C, z)
         h = h.astype(dtype)
@@ -153,7 +155,7 @@ def backward(
     shape, (T, *_) = operands.state.h.shape, operands.xs.shape
     spec = settings.spec
     operands, pointwise = _scaled(spec, operands)
-    params, xs, state, reset_state, begin, hold = _one_batch_axis(operands)
+    params, xs, state, reset_state, begin, hold = _one_batch_axis(operands.masked())
     rows, (H, G) = xs.shape[1], params.w_h.shape
     wide = saved.C.dtype
     C_read, z_saved = jax.tree.map(lambda a: _all_columns(a, rows), saved)

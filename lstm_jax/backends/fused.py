@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lstm_jax.backends.blocks import block_steps, in_blocks
 from lstm_jax.backends.one_tanh import pointwise
 from lstm_jax.backends.problem import Operands, Saved, Settings
 from lstm_jax.carry import select, vary_as
@@ -63,8 +64,15 @@ def differentiable(
 
 
 def infer(settings: Settings, operands: Operands) -> Outputs:
-    """The loop alone."""
-    return _loop(settings, operands, save=lambda prev, z: None)[0]
+    """The loop alone. A long sequence is projected in blocks, as nothing needs all of it."""
+
+    def run(operands: Operands) -> Outputs:
+        return _loop(settings, operands, save=lambda prev, z: None)[0]
+
+    steps = block_steps(operands)
+    if steps is None:
+        return run(operands)
+    return in_blocks(run, operands, steps, settings.reverse)
 
 
 def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
@@ -79,7 +87,7 @@ def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
 
 
 def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> tuple[Outputs, Any]:
-    params, xs, state, reset_state, begin, hold = operands
+    params, xs, state, reset_state, begin, hold = operands.masked()
     weights = own_weights(params)
 
     def body(carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, tuple[Any, Any]]:
@@ -103,7 +111,7 @@ def tangent(
 ) -> Outputs:
     """Linear in ``d``, the tangents of the operands, at the point that ``forward`` went through."""
     spec, precision = settings.spec, settings.precision
-    params, xs, _, _, begin, hold = operands
+    params, xs, _, _, begin, hold = operands.masked()
     gx, dgx = jax.jvp(partial(spec.project, precision=precision), (params, xs), (d.params, d.xs))
     # h dw_h for all steps at once. Transposed, it is the product that gives dw_h.
     dz_of_weights = add(dgx, recur_all(settings, operands, hs, d.params))

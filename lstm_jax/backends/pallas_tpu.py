@@ -150,7 +150,7 @@ def _run_forward(
     device_kind: str | None = None,
     interpret: Any = False,
 ) -> tuple[Outputs, Saved]:
-    params, xs, *_ = operands
+    params, xs, *_ = operands.masked()
     gx = settings.spec.project(params, xs, settings.precision)
     H, dtype = params.w_h.shape[0], xs.dtype
     mask = _mask(operands)
@@ -204,7 +204,7 @@ def backward(
     interpret: Any = False,
 ) -> Operands:
     """From cotangents of the outputs to those of the operands."""
-    params, xs, state, reset_state, _, _ = operands
+    params, xs, state, reset_state, _, _ = operands.masked()
     spec, precision = settings.spec, settings.precision
     z = saved.z
     if z is None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from lstm_jax.cell import LSTMSpec, Precision
 from lstm_jax.notation import LSTMParams, LSTMState, Recurrent
@@ -65,6 +66,17 @@ class Operands(NamedTuple):
     reset_state: LSTMState
     begin: jax.Array | None = None
     hold: jax.Array | None = None
+
+    def masked(self) -> "Operands":
+        """With zeros for the inputs of steps that hold the state.
+
+        These may be NaN, and ``0 * NaN`` in the gradient of ``w_x`` is NaN. Each backend masks what it reads:
+        zeros in all of ``xs`` would be a copy of it.
+        """
+        if self.hold is None:
+            return self
+        zero = jnp.zeros((), self.xs.dtype)
+        return self._replace(xs=jnp.where(self.hold[..., None], zero, self.xs))
 
 
 class Saved(NamedTuple):

@@ -1,8 +1,12 @@
 """The reference: :func:`jax.lax.scan` of the cell's step. Every transform works."""
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from lstm_jax.backends.blocks import block_steps, in_blocks
 from lstm_jax.backends.problem import Operands, Settings
 from lstm_jax.carry import select
 from lstm_jax.cell import add, cast, finish
@@ -15,9 +19,28 @@ def why_not(settings: Settings, operands: Operands) -> str | None:
 
 
 def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
-    """The recurrence, as :mod:`lstm_jax.backends` defines it."""
+    """The recurrence, as :mod:`lstm_jax.backends` defines it.
+
+    The values of a long sequence are computed in blocks, its derivative is that of the whole.
+    """
+    steps, whole = block_steps(operands), partial(_unroll, settings)
+    if steps is None:
+        return whole(operands)
+
+    @jax.custom_jvp
+    def run(operands: Operands) -> tuple[LSTMState, Hs]:
+        return in_blocks(whole, operands, steps, settings.reverse)
+
+    @run.defjvp
+    def rule(primals: tuple[Operands], tangents: tuple[Operands]) -> Any:
+        return jax.jvp(whole, primals, tangents)
+
+    return run(operands)
+
+
+def _unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
     spec, precision = settings.spec, settings.precision
-    params, xs, state, reset_state, begin, hold = operands
+    params, xs, state, reset_state, begin, hold = operands.masked()
     # The loop adds up the gradient of what it closes over, in the dtype that this has.
     wide = cast(params, at_least_float32(xs.dtype))
 

@@ -1,0 +1,102 @@
+"""Inference in blocks of steps: the same values, and memory that does not grow with the sequence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lstm_jax import init_lstm, lstm
+from lstm_jax.backends import blocks
+from lstm_jax.backends.problem import Operands
+from lstm_jax.carry import zero_state
+from lstm_jax.cell import LSTMSpec
+from lstm_jax.sequence import _lstm
+from tests.cases import assert_close, make_case
+
+XLA = pytest.mark.parametrize("backend", ["fused", "scan"])
+
+
+@pytest.fixture(params=[6, 7])
+def case(request, monkeypatch):
+    """A problem of which a block has two steps; with 7 steps the last one has one."""
+    set_bytes(monkeypatch, 2 * 3 * 12 * 4)
+    yield make_case(T=request.param, batch=(3,), I=2, H=3, state=True, reset_state=True)
+    _lstm.clear_cache()
+
+
+def set_bytes(monkeypatch, size):
+    monkeypatch.setattr(blocks, "BYTES", size)
+    _lstm.clear_cache()  # compiled for other blocks
+
+
+def run(case, backend, reverse, xs=None):
+    xs = jnp.asarray(case.xs if xs is None else xs)
+    return lstm(
+        case.params[0], xs, case.states[0], lengths=case.lengths, resets=case.resets,
+        reset_state=case.reset_states[0], reverse=reverse, backend=backend,
+    )  # fmt: skip
+
+
+@XLA
+@pytest.mark.parametrize("reverse", [False, True])
+def test_blocks_change_nothing(case, monkeypatch, backend, reverse):
+    got = run(case, backend, reverse)
+    set_bytes(monkeypatch, 2**20)
+    assert_close(got, run(case, backend, reverse), atol=1e-6)
+
+
+@XLA
+def test_derivatives_of_what_runs_in_blocks(case, monkeypatch, backend):
+    def loss(xs):
+        state, hs = run(case, backend, False, xs)
+        return (hs**2).sum() + (state.C**2).sum()
+
+    def derivatives():
+        return jax.grad(loss)(xs), jax.jvp(loss, (xs,), (jnp.ones_like(xs),))
+
+    xs = jnp.asarray(case.xs)
+    got = derivatives()
+    set_bytes(monkeypatch, 2**20)
+    assert_close(got, derivatives(), atol=1e-5)
+
+
+@XLA
+def test_padding_may_be_nan(case, backend):
+    held = np.arange(len(case.xs))[:, None] >= np.asarray(case.lengths)
+    xs = np.where(held[..., None], np.nan, case.xs)
+    assert_close(run(case, backend, False, xs), run(case, backend, False), atol=0)
+
+
+def test_the_steps_of_a_block():
+    """A divisor of T, if there is one above half of the steps that fit."""
+
+    def steps(T, B, H, dtype=jnp.float32):
+        params = init_lstm(jax.random.key(0), 1, H)
+        xs = jnp.zeros((T, B, 1), dtype)
+        state = zero_state(LSTMSpec(), H, xs, dtype)
+        return blocks.block_steps(Operands(params, xs, state, state))
+
+    assert steps(64, 64, 256) is None  # 64 * 64 * 4 * 256 * 4 bytes are 16 MiB
+    assert steps(67, 64, 256) == 64
+    assert steps(100, 64, 256) == 50
+    assert steps(100, 64, 256, jnp.bfloat16) == 50  # it is added up in float32
+    assert steps(2, 4096, 256) == 1
+
+
+@pytest.mark.parametrize("backend", ["auto", "fused", "scan"])
+@pytest.mark.parametrize(
+    ("T", "B", "I", "H"), [(1000, 64, 64, 256), (997, 64, 512, 256), (4001, 4, 64, 256)]
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_memory_of_inference(backend, T, B, I, H, masked):
+    """At most 64 MiB more than its outputs, also with lengths, which must not copy the inputs."""
+    params = jax.eval_shape(lambda: init_lstm(jax.random.key(0), I, H))
+    masks = {"lengths": jax.ShapeDtypeStruct((B,), jnp.int32)} if masked else {}
+    masks |= {"resets": jax.ShapeDtypeStruct((T, B), bool)} if masked else {}
+
+    def infer(params, xs, masks):
+        return lstm(params, xs, backend=backend, **masks)
+
+    xs = jax.ShapeDtypeStruct((T, B, I), jnp.float32)
+    compiled = jax.jit(infer).lower(params, xs, masks).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= 64 * 2**20
