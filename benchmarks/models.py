@@ -42,7 +42,10 @@ def linen(problem: Problem, time_major: bool) -> Model:
     """``flax.linen``: eight matrices by name; the bias is with the recurrent ones."""
     from flax import linen as nn
 
-    cell = nn.OptimizedLSTMCell(problem.H, dtype=problem.dtype, param_dtype=problem.dtype)
+    empty = nn.initializers.zeros_init()  # the default is a QR decomposition, not in bfloat16
+    cell = nn.OptimizedLSTMCell(
+        problem.H, dtype=problem.dtype, param_dtype=problem.dtype, recurrent_kernel_init=empty
+    )
     rnn = nn.RNN(cell, time_major=time_major)
 
     def convert(params: LSTMParams) -> Any:

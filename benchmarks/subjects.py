@@ -86,7 +86,6 @@ def in_torch(problem: Problem, passes: tuple[str, ...]) -> Subject:
     with torch.no_grad():
         for name, value in torch_weights(data.params).items():
             getattr(layer, name).copy_(tensor(value))
-    layer.flatten_parameters()  # after a change of dtype cuDNN would pack them in every call
     names, weights = zip(*layer.named_parameters(), strict=True)
     xs, cotangent = tensor(data.xs), tensor(data.cotangent, torch.float32)
     needing_gradient = xs.clone().requires_grad_()
