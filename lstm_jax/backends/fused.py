@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.backends.blocks import block_steps, in_blocks
+from lstm_jax.backends.blocks import in_blocks
 from lstm_jax.backends.one_tanh import pointwise
 from lstm_jax.backends.problem import Operands, Saved, Settings
 from lstm_jax.carry import select, vary_as
@@ -69,10 +69,7 @@ def infer(settings: Settings, operands: Operands) -> Outputs:
     def run(operands: Operands) -> Outputs:
         return _loop(settings, operands, save=lambda prev, z: None)[0]
 
-    steps = block_steps(operands)
-    if steps is None:
-        return run(operands)
-    return in_blocks(run, operands, steps, settings.reverse)
+    return in_blocks(run, operands, settings.reverse)
 
 
 def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
@@ -150,14 +147,15 @@ def recur_all(
     recur = partial(settings.recur, weights)
     _, _, state, reset_state, begin, hold = operands
     T = hs.shape[0]
-    first, late = recur(state.h)[None], recur(hs)
-    if hold is not None:  # the output is 0 there, the state still the initial one
-        late = select(hold, jnp.broadcast_to(first, late.shape), late)
-    r = (
-        jnp.concatenate([late, first])[1:]
-        if settings.reverse
-        else jnp.concatenate([first, late])[:T]
-    )
+    first = recur(state.h)[None]
+    if T == 1:
+        r = first
+    else:
+        late = recur(hs)
+        if hold is not None:  # the output is 0 there, the state still the initial one
+            late = select(hold, jnp.broadcast_to(first, late.shape), late)
+        r = jnp.concatenate([late, first] if settings.reverse else [first, late])
+        r = r[1:] if settings.reverse else r[:T]
     if begin is None:
         return r
     return select(begin, jnp.broadcast_to(recur(reset_state.h)[None], r.shape), r)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.backends.blocks import block_steps, in_blocks
+from lstm_jax.backends.blocks import CPU_BYTES, block_steps, in_blocks
 from lstm_jax.backends.problem import Operands, Settings
 from lstm_jax.carry import select
 from lstm_jax.cell import add, cast, finish
@@ -23,13 +23,13 @@ def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
 
     The values of a long sequence are computed in blocks, its derivative is that of the whole.
     """
-    steps, whole = block_steps(operands), partial(_unroll, settings)
-    if steps is None:
+    whole = partial(_unroll, settings)
+    if block_steps(operands, CPU_BYTES) is None:
         return whole(operands)
 
     @jax.custom_jvp
     def run(operands: Operands) -> tuple[LSTMState, Hs]:
-        return in_blocks(whole, operands, steps, settings.reverse)
+        return in_blocks(whole, operands, settings.reverse)
 
     @run.defjvp
     def rule(primals: tuple[Operands], tangents: tuple[Operands]) -> Any:

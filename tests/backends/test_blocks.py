@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from lstm_jax import init_lstm, lstm
-from lstm_jax.backends import blocks
+from lstm_jax.backends import blocks, scan
 from lstm_jax.backends.problem import Operands
 from lstm_jax.carry import zero_state
 from lstm_jax.cell import LSTMSpec
@@ -25,7 +28,8 @@ def case(request, monkeypatch):
 
 
 def set_bytes(monkeypatch, size):
-    monkeypatch.setattr(blocks, "BYTES", size)
+    monkeypatch.setattr(blocks, "CPU_BYTES", size)
+    monkeypatch.setattr(scan, "CPU_BYTES", size)
     _lstm.clear_cache()  # compiled for other blocks
 
 
@@ -74,7 +78,7 @@ def test_the_steps_of_a_block():
         params = init_lstm(jax.random.key(0), 1, H)
         xs = jnp.zeros((T, B, 1), dtype)
         state = zero_state(LSTMSpec(), H, xs, dtype)
-        return blocks.block_steps(Operands(params, xs, state, state))
+        return blocks.block_steps(Operands(params, xs, state, state), blocks.CPU_BYTES)
 
     assert steps(64, 64, 256) is None  # 64 * 64 * 4 * 256 * 4 bytes are 16 MiB
     assert steps(67, 64, 256) == 64
@@ -100,3 +104,37 @@ def test_memory_of_inference(backend, T, B, I, H, masked):
     xs = jax.ShapeDtypeStruct((T, B, I), jnp.float32)
     compiled = jax.jit(infer).lower(params, xs, masks).compile()
     assert compiled.memory_analysis().temp_size_in_bytes <= 64 * 2**20
+
+
+@XLA
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_blocks_on_many_devices(monkeypatch, backend, axis_type):
+    """As XLA partitions it, and in ``shard_map``, whose carries must vary over devices from the start."""
+    set_bytes(monkeypatch, 2 * 12 * 4)
+    case = make_case(T=7, batch=(8,), I=2, H=3, lengths=False, resets=False)
+    params, xs = case.params[0], jnp.asarray(case.xs)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
+    rows = P(None, "data")
+
+    def run(params, xs):
+        return lstm(params, xs, backend=backend)[1]
+
+    with jax.set_mesh(mesh):
+        given = jax.device_put(params, P()), jax.device_put(xs, rows)
+        got = jax.jit(run)(*given)
+        mapped = jax.jit(jax.shard_map(run, in_specs=(P(), rows), out_specs=rows))(*given)
+    want = run(params, xs)
+    assert_close((got, mapped), (want, want), atol=1e-6)
+    _lstm.clear_cache()
+
+
+@XLA
+def test_a_program_for_two_platforms(monkeypatch, backend):
+    """It has blocks on one of them."""
+    set_bytes(monkeypatch, 2 * 3 * 12 * 4)
+    case = make_case(T=7, batch=(3,), I=2, H=3, lengths=False, resets=False)
+    run = jax.jit(lambda xs: lstm(case.params[0], xs, backend=backend)[1])
+    xs = jnp.asarray(case.xs)
+    exported = export.export(run, platforms=("cpu", "cuda"))(xs)
+    assert_close(exported.call(xs), run(xs), atol=1e-6)
+    _lstm.clear_cache()

@@ -1,0 +1,54 @@
+"""Loops of eight steps an iteration on GPUs, as the program for that platform says."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+
+from lstm_jax import init_lstm, lstm
+from lstm_jax.backends import blocks
+from lstm_jax.sequence import _lstm
+
+I, H = 2, 3
+PARAMS = init_lstm(jax.random.key(0), I, H)
+GPUS = ("cuda", "rocm")
+
+
+def steps_an_iteration(platform, T=20, backend="auto", **keywords):
+    """Of the loop over time: each step calls the function that is its body."""
+
+    def run(xs):
+        return lstm(PARAMS, xs, backend=backend, **keywords)[1]
+
+    text = jax.jit(run).trace(jnp.ones((T, 4, I))).lower(lowering_platforms=(platform,)).as_text()
+    bodies = [part.split("stablehlo.return")[0] for part in text.split("do {")[1:]]
+    return max((body.count("call @closed_call") for body in bodies), default=0)
+
+
+@pytest.mark.parametrize("platform", GPUS)
+def test_eight_on_gpus(platform):
+    assert steps_an_iteration(platform) == 8
+    assert steps_an_iteration(platform, T=5) == 0, "no loop is left"
+    assert steps_an_iteration("tpu") == 1
+
+
+@pytest.mark.parametrize("platform", [*GPUS, "tpu"])
+def test_an_explicit_value_wins(platform):
+    assert steps_an_iteration(platform, unroll=2) == 2
+    assert steps_an_iteration(platform, unroll=1) == 1
+
+
+@pytest.mark.parametrize("platform", GPUS)
+def test_the_loop_over_time_and_not_that_over_blocks(platform, monkeypatch):
+    for name in ("CPU_BYTES", "BYTES"):
+        monkeypatch.setattr(blocks, name, 10 * 4 * 4 * H * 4)  # ten steps a block
+    _lstm.clear_cache()
+    assert steps_an_iteration(platform) == 8
+    _lstm.clear_cache()
+
+
+def test_a_length_that_is_not_known():
+    shape = jax.ShapeDtypeStruct((*export.symbolic_shape("t, b"), I), jnp.float32)
+    run = jax.jit(lambda xs: lstm(PARAMS, xs)[1])
+    exported = export.export(run, platforms=("cuda", "cpu"))(shape)
+    assert exported.call(jnp.ones((7, 2, I))).shape == (7, 2, H)

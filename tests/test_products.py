@@ -1,0 +1,86 @@
+"""The product of a sequence with a weight: the values of ``jnp.dot``, and rows merged where that is safe."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lstm_jax.products import project
+
+T, B, I, M = 5, 8, 3, 4
+XS = jnp.asarray(np.random.default_rng(0).standard_normal((T, B, I)), jnp.float32)
+W = jnp.asarray(np.random.default_rng(1).standard_normal((I, M)), jnp.float32)
+
+
+def loss(product, xs, w):
+    return jnp.sin(product(xs, w)).sum()
+
+
+def derivatives(product):
+    f = partial(loss, product)
+    ones = jnp.ones_like(XS), jnp.cos(W)
+    return {
+        "value": product(XS, W),
+        "gradient": jax.grad(f, (0, 1))(XS, W),
+        "jvp": jax.jvp(f, (XS, W), ones),
+        "forward over reverse": jax.jvp(jax.grad(f, (0, 1)), (XS, W), ones),
+        "reverse over reverse": jax.grad(lambda w: (jax.grad(f, (0, 1))(XS, w)[1] ** 2).sum())(W),
+        "vmap of inputs": jax.vmap(product, (2, None), 2)(XS[:, :, None], W),
+        "vmap of weights": jax.vmap(product, (None, 0))(XS, jnp.stack([W, -W])),
+        "gradients of each": jax.vmap(jax.grad(f, (0, 1)), (1, None))(XS[:, :, None], W),
+    }
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_derivative_is_that_of_dot(compiled):
+    got, want = (
+        (jax.jit(lambda p=p: derivatives(p)) if compiled else partial(derivatives, p))()
+        for p in (project, jnp.dot)
+    )
+    for name in want:
+        for a, b in zip(*map(jax.tree.leaves, (got[name], want[name])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def contracted(xs, axes="[0] x [0]"):
+    """Whether the weight's gradient contracts these axes, for arguments that lie as ``xs`` does."""
+    text = jax.jit(jax.grad(partial(loss, project), 1)).lower(xs, W).as_text()
+    return f"contracting_dims = {axes}" in text
+
+
+def test_rows_are_merged_unless_the_program_is_partitioned():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = jax.device_put(XS, NamedSharding(mesh, P(None, "data")))
+    assert contracted(XS)
+    assert contracted(sharded, "[0, 1] x [0, 1]")
+
+    def step(xs, w):
+        return jax.grad(partial(loss, project), 1)(xs, jax.lax.pcast(w, "data", to="varying"))[None]
+
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(P(None, "data"), P()), out_specs=P("data"))
+    assert "contracting_dims = [0] x [0]" in jax.jit(mapped).lower(sharded, W).as_text()
+
+
+def test_other_platforms_get_the_plain_product():
+    traced = jax.jit(jax.grad(partial(loss, project), 1)).trace(XS, W)
+    for platform in ("tpu", "cuda"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "contracting_dims = [0, 1] x [0, 1]" in text
+
+
+def test_explicit_axes_and_unknown_shapes():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        xs = jax.device_put(XS, NamedSharding(mesh, P(None, "data")))
+        got = jax.jit(jax.grad(partial(loss, project), (0, 1)))(xs, jax.device_put(W, P()))
+    want = jax.grad(partial(loss, jnp.dot), (0, 1))(XS, W)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, want)
+    shape = jax.ShapeDtypeStruct((*export.symbolic_shape("t, b"), I), jnp.float32)
+    gradient = jax.jit(jax.grad(partial(loss, project), 1))
+    exported = export.export(gradient)(shape, W)
+    np.testing.assert_allclose(exported.call(XS, W), want[1], rtol=1e-5, atol=1e-6)
