@@ -37,22 +37,25 @@ from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
 
 COLUMNS = 512
 """About how many columns, steps times rows, one product of the backward pass takes."""
+ROWS, STATES, STEPS, STEPS_AND_ROWS = 32, 8192, 16, 1536
+"""From how many rows, hidden units of all rows (with a gradient), steps, and steps times rows on this pays."""
 
 
 def pays(step: str, operands: Operands, members: Members = None) -> bool:
-    """Whether the batch is large enough for this to be faster than rows, as measured.
+    """Whether the problem is large enough for this to be faster than rows.
+
+    A call transposes the weights, which takes many steps and rows to pay off. With few rows a row of weights,
+    packed or not, is used too seldom for the layout to matter. ``benchmarks.choice`` measures this rule.
 
     Member by member, the loop over time starts again for each member, where the XLA form computes all of them
     in one: a member must have enough to do. ``operands`` are those of one member.
-
-    With few rows a row of weights, packed or not, is used too seldom for the layout to matter, and
-    transposing the weights does not pay: up to 2.7× slower at B = 1. The loop alone needs more.
     """
-    C = operands.state.C
+    C, steps = operands.state.C, operands.xs.shape[0]
     rows = C.size // C.shape[-1]
     if members is not None and C.size < {"own weights": 512, "shared weights": 2048}[members]:
         return False
-    return rows >= 32 or C.size >= 8192 if step == "infer" else rows >= 8
+    enough = rows >= ROWS or (step != "infer" and C.size >= STATES)
+    return enough and steps >= STEPS and steps * rows >= STEPS_AND_ROWS
 
 
 def why_not(settings: Settings, operands: Operands, device_kind: str | None = None) -> str | None:
