@@ -38,7 +38,7 @@ from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
 COLUMNS = 512
 """About how many columns, steps times rows, one product of the backward pass takes."""
 ROWS, STATES, STEPS, STEPS_AND_ROWS = 32, 8192, 16, 1536
-"""From how many rows, hidden units of all rows (with a gradient), steps, and steps times rows on this pays."""
+"""It pays from so many rows on, or for training hidden units of all rows, and steps, and steps times rows."""
 
 
 def pays(step: str, operands: Operands, members: Members = None) -> bool:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lstm_jax import LSTMSpec, lstm
+from lstm_jax import LSTMSpec, LSTMState, lstm
 from lstm_jax.backends import columns, fused
 from lstm_jax.backends.problem import Operands, Settings
 from tests.backends.test_agreement import arguments, assert_relative, loss_and_outputs
@@ -102,9 +102,27 @@ def test_it_says_what_it_declines():
     assert "LSTMSpec" in columns.why_not(Settings(LSTMSpec()), no_C)
 
 
-@pytest.mark.parametrize(("batch", "pays"), [((), False), ((7,), False), ((2, 4), True)])
-def test_it_pays_from_eight_rows_on(batch, pays):
-    case = make_case(batch=batch)
-    operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.states[0])
-    assert columns.pays("backward", operands) == pays
-    assert not columns.pays("infer", operands)
+RULE = {name: getattr(columns, name) for name in ("ROWS", "STATES", "STEPS", "STEPS_AND_ROWS")}
+"""As users have it; the other tests have it for few steps."""
+
+
+@pytest.mark.parametrize(
+    ("T", "batch", "H", "infers", "trains"),
+    [
+        (128, (32,), 64, True, True),
+        (64, (2, 16), 64, True, True),  # all batch axes count
+        (32, (32,), 64, False, False),  # too few steps times rows
+        (8, (256,), 64, False, False),  # too few steps
+        (128, (16,), 64, False, False),  # too few rows
+        (100, (16,), 1024, False, True),  # unless there are many hidden units
+        (1, (), 1024, False, False),
+    ],
+)
+def test_it_pays_for_many_steps_and_rows(monkeypatch, T, batch, H, infers, trains):
+    for name, value in RULE.items():
+        monkeypatch.setattr(columns, name, value)
+    case = make_case(T=T, batch=batch, I=1, H=H, lengths=False, resets=False)
+    state = LSTMState(jnp.zeros((*batch, H)), jnp.zeros((*batch, H)))
+    operands = Operands(case.params[0], jnp.asarray(case.xs), state, state)
+    assert columns.pays("infer", operands) == infers
+    assert columns.pays("forward", operands) == columns.pays("backward", operands) == trains
