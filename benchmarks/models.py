@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.problem import Problem
-from lstm_jax import LSTMParams, lstm
+from lstm_jax import LSTMParams, LSTMState, lstm, lstm_cell
 
 
 class Model(NamedTuple):
@@ -31,6 +31,16 @@ class Model(NamedTuple):
 def ours(problem: Problem, **keywords: Any) -> Model:
     """Ours, with keywords of ``lstm``."""
     return Model(lambda params: params, lambda params, xs: lstm(params, xs, **keywords)[1])
+
+
+def our_cell(problem: Problem) -> Model:
+    """``lstm_cell`` as the body of the user's own scan."""
+
+    def apply(params: LSTMParams, xs: jax.Array) -> jax.Array:
+        wide = jnp.zeros((problem.B, problem.H), jnp.promote_types(problem.dtype, jnp.float32))
+        return jax.lax.scan(partial(lstm_cell, params), LSTMState(wide, zeros(problem)), xs)[1]
+
+    return Model(lambda params: params, apply)
 
 
 def zeros(problem: Problem) -> jax.Array:

@@ -95,6 +95,7 @@ def rows(backend: str) -> dict[str, Callable[[Problem, tuple[str, ...]], Subject
     on_gpu = jax.default_backend() == "gpu"
     wanted = [backend, "auto", "fused", "scan", "cudnn"] if on_gpu else [backend, "scan"]
     builders = {f"lstm_jax {b}": partial(models.ours, backend=b) for b in dict.fromkeys(wanted)}
+    builders["lstm_cell in a scan"] = models.our_cell
 
     def in_jax(build: Any) -> Callable[[Problem, tuple[str, ...]], Subject]:
         return lambda problem, passes: subjects.in_jax(build(problem), problem, passes)

@@ -16,16 +16,6 @@ from lstm_jax import LSTMParams, LSTMState
 
 MAY_REFUSE = {"cudnn", "pallas_tpu"}
 """The backends that need not run every problem on every machine."""
-ADDS_IN_BFLOAT16 = pytest.mark.xfail(
-    jax.__version_info__ >= (0, 12),
-    reason="XLA's product of bfloat16 weights' gradients on CPU",
-    strict=True,
-)
-"""jaxlib 0.12 on CPU adds the products of bfloat16 numbers in bfloat16 where both operands are transposed.
-
-The gradient of any ``xs @ w_x`` with xs ``[T, B, I]`` is such a product, also that of ``jnp.matmul``: it is
-off by 2 to 4 %. The same product of flattened rows is off by 0.3 %.
-"""
 BATCHES = [(), (1,), (3,), (2, 3), (2, 1, 2)]
 SHAPES = [
     {"T": 5, "batch": (3,), "I": 2, "H": 3},

@@ -23,7 +23,7 @@ def test_peers_agree_and_every_row_is_kept(tmp_path, capsys):
     record = json.loads((tmp_path / "peers.json").read_text())
     (shape,) = record["shapes"]
     assert shape["shape"] == {"T": 5, "B": 2, "I": 3, "H": 4}
-    ours = ["lstm_jax auto", "lstm_jax scan"]
+    ours = ["lstm_jax auto", "lstm_jax scan", "lstm_cell in a scan"]
     assert set(shape["rows"]) == {*ours, *models.PEERS, "torch nn.LSTM"}
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines()[2:])) <= 120

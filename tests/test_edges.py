@@ -14,7 +14,7 @@ from tests.backends.test_agreement import (
     assert_relative,
     loss_and_outputs,
 )
-from tests.cases import ADDS_IN_BFLOAT16, assert_close, make_case, skipping_refusals
+from tests.cases import assert_close, make_case, skipping_refusals
 
 NAMES = sorted({"auto", *backends.BACKENDS})
 BACKENDS = pytest.mark.parametrize("backend", NAMES)
@@ -88,13 +88,7 @@ def test_a_sequence_of_length_zero_returns_its_state_whatever_it_is():
     assert not hs[:, 0].any()
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(name, marks=ADDS_IN_BFLOAT16 if name in ("auto", "fused", "scan") else ())
-        for name in NAMES
-    ],
-)
+@pytest.mark.parametrize("backend", NAMES)
 def test_the_gradient_of_bfloat16_weights_sums_many_steps(backend):
     """Summed in bfloat16, that of ``w_h`` is off by 4 % after 1,024 steps."""
     case = make_case(

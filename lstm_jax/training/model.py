@@ -14,6 +14,7 @@ from lstm_jax.cell import LSTMSpec
 from lstm_jax.nnx import LSTM
 from lstm_jax.notation import LSTMState
 from lstm_jax.partition import Partition
+from lstm_jax.products import project
 from lstm_jax.training import config
 
 Carry = tuple[LSTMState, ...]
@@ -128,7 +129,7 @@ class SequenceModel(nnx.Module):
         else:
             assert self.read_out.bias is not None
             kernel, bias = self.read_out.kernel[...], self.read_out.bias[...]
-        return jnp.dot(hs, kernel.astype(hs.dtype)).astype(jnp.float32) + bias
+        return project(hs, kernel.astype(hs.dtype)).astype(jnp.float32) + bias
 
 
 def make_model(
