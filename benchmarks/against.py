@@ -4,7 +4,7 @@
 
 The earlier package is taken from git and imported under another name. Prints, forward and with gradient,
 what has no noise: the instructions of the optimized program, its temporary memory and the page faults of a
-call (above 32 MiB of temporaries, glibc maps them anew in every call). Then the median over the rounds of
+call (above 32 MiB of temporaries, glibc maps them again in every call). Then the median over the rounds of
 the ratio of times, and the least time of this checkout.
 """
 
@@ -114,7 +114,7 @@ def compare(
 
 
 def page_faults(run: Callable[[], Any], calls: int = 5) -> float:
-    """Those of one call, after a few that settle what the allocator keeps."""
+    """Counts those of one call, after a few that settle what the allocator keeps."""
     for _ in range(3):
         run()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -73,7 +73,7 @@ def lstm(
         None keeps what every step needs.
       residuals: what a step keeps for its backward pass: "save" the pre-activations of the gates,
         C and h (6 arrays ``[T, *B, H]``), or C and h alone and "recompute" the others.
-      unroll: time steps an iteration of the compiled loop. None is 1, and 8 on GPUs under "auto".
+      unroll: time steps per iteration of the compiled loop. None is 1, and 8 on GPUs under "auto".
       partition: how the layer is split over the devices of a mesh; None leaves it to the sharding of
         the arguments.
 

@@ -104,7 +104,7 @@ def lstm_stack(
       backend: "auto" or a name.
       remat_every: None, or the steps between kept states.
       residuals: "save" or "recompute".
-      unroll: time steps an iteration of the compiled loop; None leaves it to the platform.
+      unroll: time steps per iteration of the compiled loop; None leaves it to the platform.
       partition: None, or how each layer is split over the devices of a mesh.
 
     Returns:

@@ -74,7 +74,7 @@ MUTATIONS = [
         "backends/problem.py",
         "return self._replace(xs=jnp.where(self.hold[..., None], zero, self.xs))",
         "return self",
-        "tests/backends/test_blocks.py",
+        "tests/test_sequence.py",
     ),
     Mutation(
         "an explicit unroll is not kept on GPUs",

@@ -48,7 +48,7 @@ def test_every_derivative_is_that_of_dot(compiled):
 
 
 def contracted(xs, axes="[0] x [0]"):
-    """Whether the weight's gradient contracts these axes, for arguments that lie as ``xs`` does."""
+    """Whether the weight's gradient contracts these axes, for inputs sharded as ``xs``."""
     text = jax.jit(jax.grad(partial(loss, project), 1)).lower(xs, W).as_text()
     return f"contracting_dims = {axes}" in text
 

@@ -130,12 +130,15 @@ def test_masked_equals_truncated(reverse):
         assert not hs[n:, b].any()
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_nan_in_the_padding_reaches_no_output_and_no_gradient(reverse):
+@pytest.mark.parametrize("backend", ["auto", "scan", "fused", "columns"])
+@pytest.mark.parametrize(("reverse", "residuals"), [(False, "save"), (True, "recompute")])
+def test_nan_in_the_padding_reaches_no_output_and_no_gradient(backend, reverse, residuals):
+    """Each backend masks the inputs that it reads."""
     case = make_case(T=6, batch=(8,), reverse=reverse)
 
     def loss(params, xs, state, reset_state):
-        final, hs = lstm(params, xs, state, reset_state=reset_state, **case.masks)
+        options = {"reset_state": reset_state, "backend": backend, "residuals": residuals}
+        final, hs = lstm(params, xs, state, **options, **case.masks)
         return (hs**2).sum() + (final.C**2).sum() + (final.h**2).sum()
 
     gradient = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))

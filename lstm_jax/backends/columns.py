@@ -38,14 +38,14 @@ from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
 COLUMNS = 512
 """About how many columns, steps times rows, one product of the backward pass takes."""
 ROWS, STATES, STEPS, STEPS_AND_ROWS = 32, 8192, 16, 1536
-"""It pays from so many rows on, or for training hidden units of all rows, and steps, and steps times rows."""
+"""The least rows (or, for training, hidden units of all rows), steps, and steps times rows that pay."""
 
 
 def pays(step: str, operands: Operands, members: Members = None) -> bool:
     """Whether the problem is large enough for this to be faster than rows.
 
-    A call transposes the weights, which takes many steps and rows to pay off. With few rows a row of weights,
-    packed or not, is used too seldom for the layout to matter. ``benchmarks.choice`` measures this rule.
+    A call transposes the weights, which takes many steps and rows to pay off. With few rows each row of
+    weights, packed or not, is used too seldom for the layout to matter. ``benchmarks.choice`` measures this.
 
     Member by member, the loop over time starts again for each member, where the XLA form computes all of them
     in one: a member must have enough to do. ``operands`` are those of one member.

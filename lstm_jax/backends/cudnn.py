@@ -1,7 +1,7 @@
 """cuDNN's LSTM through :mod:`jax.experimental.rnn`: float32 on an NVIDIA GPU, by name only.
 
 A program of NVIDIA's, wrapped as it is, to be compared with. It has one gradient and no more (no ``jvp``,
-no second order), no ``vmap``, and runs on one device. Weights are packed anew in every call. Each call
+no second order), no ``vmap``, and runs on one device. Weights are packed again in every call. Each call
 copies the lengths to the host and waits for that, forward and backward. Tracing asks cuDNN for sizes, so it
 needs a GPU: no compilation ahead of time, no export from elsewhere.
 

@@ -50,7 +50,7 @@ def scale_packed(spec: LSTMSpec, z: jax.Array) -> jax.Array:
 
 
 def unscale_packed(spec: LSTMSpec, z: jax.Array) -> jax.Array:
-    """What :func:`scale_packed` scales. XLA drops the two where they meet."""
+    """The inverse of :func:`scale_packed`. XLA drops the two where they meet."""
     return _by_gate(2.0, spec, z)
 
 

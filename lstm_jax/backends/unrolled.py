@@ -1,4 +1,4 @@
-"""Loops of several time steps an iteration, which is what GPUs need.
+"""Loops of several time steps per iteration, which is what GPUs need.
 
 On a GPU every operation of a loop's body is a kernel that the host starts. With several steps in a body they
 share the counter and the copies, and XLA captures the whole body as one CUDA graph.
@@ -14,7 +14,7 @@ LOOPS = (primitives.scan_p, primitives.while_p)
 
 
 def unrolled(program: ClosedJaxpr) -> ClosedJaxpr:
-    """The program with :data:`STEPS` steps an iteration in its innermost loops of known length.
+    """The program with :data:`STEPS` steps per iteration in its innermost loops of known length.
 
     Those are the loops over time, alone or in a loop over blocks of time.
     """

@@ -93,7 +93,7 @@ def test_the_steps_of_a_block():
 )
 @pytest.mark.parametrize("masked", [False, True])
 def test_memory_of_inference(backend, T, B, I, H, masked):
-    """At most 64 MiB more than its outputs, also with lengths, which must not copy the inputs."""
+    """It is at most 64 MiB more than its outputs, also with lengths, which must not copy the inputs."""
     params = jax.eval_shape(lambda: init_lstm(jax.random.key(0), I, H))
     masks = {"lengths": jax.ShapeDtypeStruct((B,), jnp.int32)} if masked else {}
     masks |= {"resets": jax.ShapeDtypeStruct((T, B), bool)} if masked else {}

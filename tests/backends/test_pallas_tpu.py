@@ -6,6 +6,7 @@ from types import ModuleType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
@@ -148,6 +149,18 @@ def test_the_kernels_agree_with_float64(monkeypatch, dtype, reverse):
     outputs_want, gradient_want = want(case)
     assert_relative(got, outputs_want, TOLERANCE[dtype])
     assert_relative(gradient, gradient_want, TOLERANCE[dtype])
+
+
+def test_nan_in_the_padding_reaches_no_gradient(monkeypatch):
+    monkeypatch.setitem(backends.BACKENDS, "interpreted", interpreted())
+    case = make_case(3, T=5, batch=(8,), I=7, H=H, resets=False)
+    function = partial(loss_and_outputs, case=case, backend="interpreted")
+    gradient = jax.value_and_grad(function, argnums=(0, 1), has_aux=True)
+    params, xs, *rest = arguments(case)
+    padding = np.arange(5)[:, None] >= case.lengths
+    assert padding.any()
+    dirty = gradient(params, jnp.where(padding[..., None], jnp.nan, xs), *rest)
+    assert_relative(dirty, gradient(params, xs, *rest), 0)
 
 
 def shapes(H=128, B=32, T=4, dtype=jnp.float32, spec=LSTMSpec(), init=init_lstm):

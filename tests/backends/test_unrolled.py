@@ -1,4 +1,4 @@
-"""Loops of eight steps an iteration on GPUs, as the program for that platform says."""
+"""Loops of eight steps per iteration on GPUs, as the program for that platform says."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ GPUS = ("cuda", "rocm")
 
 
 def steps_an_iteration(platform, T=20, backend="auto", **keywords):
-    """Of the loop over time: each step calls the function that is its body."""
+    """Counts those of the loop over time: each step calls the function that is its body."""
 
     def run(xs):
         return lstm(PARAMS, xs, backend=backend, **keywords)[1]
@@ -45,7 +45,7 @@ def test_an_explicit_value_wins(platform):
 @pytest.mark.parametrize("platform", GPUS)
 def test_the_loop_over_time_and_not_that_over_blocks(platform, monkeypatch):
     for name in ("CPU_BYTES", "BYTES"):
-        monkeypatch.setattr(blocks, name, 10 * 4 * 4 * H * 4)  # ten steps a block
+        monkeypatch.setattr(blocks, name, 10 * 4 * 4 * H * 4)  # ten steps per block
     _lstm.clear_cache()
     assert steps_an_iteration(platform) == 8
     _lstm.clear_cache()
