@@ -10,6 +10,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from lstm_jax.backends import lowering
 from lstm_jax.backends.primitives import kernel_p
+from lstm_jax.products import outer_p, project_p
 
 
 def matmul_flops(jaxpr: ClosedJaxpr) -> int:
@@ -47,7 +48,10 @@ def equations(jaxpr: Jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
             inside *= equation.params["length"]
         if equation.primitive.name == "shard_map":
             inside *= equation.params["mesh"].size
-        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
+        parameters = equation.params
+        if parameters.get("branches_platforms"):  # a choice by platform, of which one runs
+            parameters = {"branches": parameters["branches"][-1]}
+        for parameter in jax.tree.leaves(list(parameters.values()), is_leaf=_is_jaxpr):
             if isinstance(parameter, ClosedJaxpr):
                 yield from equations(parameter.jaxpr, inside)
             elif isinstance(parameter, Jaxpr):
@@ -60,8 +64,13 @@ def _is_jaxpr(parameter: Any) -> bool:
 
 def _flops(equation: Any) -> int:
     """Two a multiply-add: result elements times the length of what is summed over."""
-    if equation.primitive.name != "dot_general":
+    shape = equation.invars[0].aval.shape if equation.invars else ()
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+    elif equation.primitive is project_p:
+        contracted = (len(shape) - 1,)
+    elif equation.primitive is outer_p:
+        contracted = tuple(range(len(shape) - 1))
+    else:
         return 0
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    shape = equation.invars[0].aval.shape
     return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[d] for d in contracted)

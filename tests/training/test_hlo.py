@@ -1,4 +1,7 @@
-"""Collectives, read from the text of compiled programs; for TPUs see ``tests/test_tpu_aot.py``."""
+"""Collectives, read from the text of compiled programs, and FLOPs, from traced ones.
+
+For TPUs see ``tests/test_tpu_aot.py``.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +10,9 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from lstm_jax import init_lstm, lstm
 from lstm_jax.training.hlo import Collective, collectives
+from lstm_jax.training.traced import matmul_flops
 
 
 def found_in(function, x, axis="d"):
@@ -69,3 +74,19 @@ def test_a_gather_before_loops_and_a_sum_in_them(length):
     assert (found["all-reduce"].bytes, found["all-reduce"].times) == (4 * 2 * 4, 3 * length)
     assert len(found["all-reduce"].loops) == (2 if length > 1 else 1)
     assert all(c.exact for c in found.values())
+
+
+@pytest.mark.parametrize("backend", ["auto", "fused", "scan"])
+@pytest.mark.parametrize(("T", "B", "H"), [(8, 4, 16), (300, 64, 256)])
+def test_flops_of_the_layer(backend, T, B, H):
+    """The products with both weights, also in blocks of steps (the larger one); three times that to train."""
+    params = jax.eval_shape(lambda: init_lstm(jax.random.key(0), H, H))
+    xs = jax.ShapeDtypeStruct((T, B, H), jnp.float32)
+
+    def run(params, xs):
+        return lstm(params, xs, backend=backend)[1].sum()
+
+    forward = 16 * T * B * H**2
+    assert matmul_flops(jax.make_jaxpr(run)(params, xs)) == forward
+    gradient = matmul_flops(jax.make_jaxpr(jax.grad(run, (0, 1)))(params, xs))
+    assert 3 * forward <= gradient <= 3.1 * forward  # and that of the initial state
