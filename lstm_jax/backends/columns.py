@@ -274,7 +274,7 @@ def block_sizes(steps: int, rows: int) -> tuple[int, int]:
     """Steps a block, and how many blocks: about :data:`COLUMNS` columns each, the last the shortest.
 
     >>> block_sizes(128, 32), block_sizes(100, 16), block_sizes(1, 4), block_sizes(0, 4)
-    ((32, 4), (50, 2), (1, 1), (1, 0))
+    ((16, 8), (34, 3), (1, 1), (1, 0))
     """
     blocks = max(1, round(steps * rows / COLUMNS))
     k = max(1, -(-steps // blocks))

@@ -113,7 +113,7 @@ def _precision(precision: Precision) -> jax.lax.Precision:
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise ValueError(f'backend "cudnn" cannot run this: {reason}. Use backend="auto".')
+    raise ValueError(f"backend 'cudnn' cannot run this: {reason}. Use backend=\"auto\".")
 
 
 def _check_platform(ctx: Any, xs: Any) -> Any:
