@@ -14,7 +14,7 @@ hidden units:
 
 - ``jit``: ``jax.jit(lstm)``, and its loss and gradient with respect to the weights and the inputs.
 - ``vmap``: the same with ``jax.vmap`` over 4 inputs that share the weights.
-- ``trainer``: the training step of ``configs/char_lm.py``.
+- ``trainer``: the training step of ``configs/char_lm.py``, on one GPU and on eight.
 
 "a + b" is the forward loop and the backward loop. Nothing is timed. Without a GPU XLA cannot autotune, so
 on a GPU it may choose other kernels for the matrix products.
@@ -39,6 +39,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax import init_lstm, lstm
+from lstm_jax.training.hlo import collectives
 
 TARGET = Path(__file__).with_name("h100.txtpb")
 T = 128
@@ -111,13 +112,13 @@ def is_installed() -> bool:
     return any(importlib.util.find_spec(name) is not None for name in PLUGINS)
 
 
-def devices() -> list[Any]:
-    """Returns one H100, as a device to compile for."""
+def devices(count: int = 1) -> list[Any]:
+    """Returns the H100s of one host, as devices to compile for."""
     topology = topologies.get_topology_desc(
         platform="cuda",
         topology_name="h100",
         target_config=TARGET.read_text(encoding="utf-8"),
-        topology="1x1x1",
+        topology=f"1x1x{count}",
     )
     return list(topology.devices)
 
@@ -154,21 +155,22 @@ def measure_lstm(B: int, H: int, dtype: str, examples: int | None = None) -> Ite
         yield {"pass": name} | shape | measure(lower, T)
 
 
-def measure_trainer() -> dict:
-    """Compiles the training step of ``configs/char_lm.py``. Returns its row of the table."""
+def measure_trainer(count: int = 1) -> dict:
+    """Compiles the training step of ``configs/char_lm.py`` for some GPUs. Returns its row of the table."""
     from configs.char_lm import config
     from lstm_jax.training.data.outline import outline
     from lstm_jax.training.program import make_program
     from lstm_jax.training.sharding import abstract, batch_shardings
 
     task, batches = outline(config.data, config.seed, config.train.steps_per_dispatch)
-    program = make_program(config, task, devices())
+    program = make_program(config, task, devices(count))
     batches = abstract(batches, batch_shardings(program.mesh, batches))
     steps = config.data.sequence_length
     shape = {"T": steps, "B": config.data.batch_size, "H": config.model.hidden_size}
     with jax.set_mesh(program.mesh):
         counts = measure(lambda: program.update.lower(program.state, batches), steps)
-    return {"pass": "training step", "dtype": str(config.model.dtype)} | shape | counts
+    name = "training step" if count == 1 else f"the same on {count}"
+    return {"pass": name, "dtype": str(config.model.dtype)} | shape | counts
 
 
 def measure(lower: Callable[[], Any], steps: int) -> dict:
@@ -207,6 +209,7 @@ def measure(lower: Callable[[], Any], steps: int) -> dict:
         "launches_outside": outside,
         "temporaries_mib": compiled.memory_analysis().temp_size_in_bytes / MIB,
         "compile_s": seconds,
+        "collectives": [vars(collective) for collective in collectives(hlo)],
     }
 
 
@@ -305,7 +308,7 @@ def _line(row: dict) -> str:
 PROGRAMS: dict[str, Callable[[list[tuple[int, int, str]]], Iterator[dict]]] = {
     "jit": lambda shapes: (row for shape in shapes for row in measure_lstm(*shape)),
     "vmap": lambda shapes: (row for shape in shapes for row in measure_lstm(*shape, EXAMPLES)),
-    "trainer": lambda _: iter([measure_trainer()]),
+    "trainer": lambda _: (measure_trainer(count) for count in (1, 8)),
 }
 
 if __name__ == "__main__":

@@ -22,11 +22,9 @@ LOOPS = {"forward": 1, "forward + backward": 2}
 LIMITS = {"forward": 2.75, "forward + backward": 6.75}
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory):
-    """The rows of the benchmark for one shape by pass, from a process that compiles as users do."""
-    file = tmp_path_factory.mktemp("gpu_static") / "rows.json"
-    options = ["--sizes", "64,512", "--dtypes", "bfloat16", "--programs", "jit"]
+def run(folder, *options):
+    """The rows of the benchmark, from a process that compiles as users do."""
+    file = folder / "rows.json"
     fast = {"XLA_FLAGS", *(name.upper() for name in CONFIG)}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu_static", *options, "--json", str(file)],
@@ -38,6 +36,24 @@ def rows(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return {row["pass"]: row for row in json.loads(file.read_text())}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Those of one shape, by pass."""
+    options = ["--sizes", "64,512", "--dtypes", "bfloat16", "--programs", "jit"]
+    return run(tmp_path_factory.mktemp("gpu_static"), *options)
+
+
+def test_a_training_step_on_eight_gpus_adds_up_gradients_once(tmp_path):
+    """Outside of the loops over time, and nothing else is sent."""
+    rows = run(tmp_path, "--programs", "trainer")
+    assert rows["training step"]["launches_per_step"] <= 6.75
+    assert rows["training step"]["collectives"] == []
+    sent = rows["the same on 8"]["collectives"]
+    assert {c["kind"] for c in sent} == {"all-reduce"}
+    assert {tuple(c["loops"]) for c in sent} == {("jit(train_steps)/while",)}  # over training steps
+    assert len(sent) <= 2  # the gradients, and the sum of the weights of the loss
 
 
 @pytest.mark.parametrize("name", LIMITS)
