@@ -34,7 +34,7 @@ from lstm_jax.checks import (
 )
 from lstm_jax.initializers import Initializer, per_gate
 from lstm_jax.notation import LSTMParams, LSTMState, Projected, Recurrent, Shape, at_least_float32
-from lstm_jax.products import project
+from lstm_jax.products import product, project
 
 Precision = jax.lax.PrecisionLike
 Activation = Callable[[jax.Array], jax.Array]
@@ -131,7 +131,7 @@ class LSTMSpec:
         self, params: LSTMParams, h: Float[jax.Array, "*B H"], precision: Precision = None
     ) -> Recurrent:
         """Linear in h and in w_h: the only matrix product in the time loop."""
-        return project(h, params.w_h, precision)
+        return product(h, params.w_h, precision)
 
     def pointwise(
         self, params: LSTMParams, C: Any, z: Float[jax.Array, "*B GH"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive, primitives
 from jax.interpreters import ad, batching, mlir
 
@@ -20,25 +21,60 @@ from lstm_jax.target import partitioned_reason
 
 
 def project(xs: jax.Array, w: jax.Array, precision: Any = None) -> jax.Array:
-    """``xs @ w``, for xs ``[*N, I]`` and w ``[I, M]``."""
-    if xs.ndim < 3 or not _can_merge(jax.typeof(xs), jax.typeof(w)):
+    """``xs @ w``, for xs ``[*N, I]`` and w ``[I, M]``: :func:`jnp.dot` with another derivative by w."""
+    if not _can_merge(xs, w):
+        return jnp.dot(xs, w, precision=precision)
+    return _differentiable(xs, w, precision)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _differentiable(xs: jax.Array, w: jax.Array, precision: Any) -> jax.Array:
+    return jnp.dot(xs, w, precision=precision)  # as policies of jax.checkpoint know it
+
+
+def _jvp(precision: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (xs, w), (dxs, dw) = primals, tangents
+    ys = jnp.dot(xs, w, precision=precision)
+    d = (
+        jnp.zeros_like(ys)
+        if isinstance(dxs, SymbolicZero)
+        else jnp.dot(dxs, w, precision=precision)
+    )
+    if not isinstance(dw, SymbolicZero):
+        by_w = product(xs, dw, precision)
+        d = by_w if isinstance(dxs, SymbolicZero) else d + by_w
+    return ys, d
+
+
+_differentiable.defjvp(_jvp, symbolic_zeros=True)
+
+
+def product(xs: jax.Array, w: jax.Array, precision: Any = None) -> jax.Array:
+    """``xs @ w`` as :func:`project`, but linear in each argument also for :func:`jax.linear_transpose`."""
+    if not _can_merge(xs, w):
         return jnp.dot(xs, w, precision=precision)
     if precision is None:  # that of this moment, not of the lowering
         precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return project_p.bind(xs, w, precision=precision)
+    return product_p.bind(xs, w, precision=precision)
 
 
 def _can_merge(xs: Any, w: Any) -> bool:
-    """Not for Explicit axes, nor where only one of the two varies over the devices of a ``shard_map``."""
-    explicit = xs.sharding.mesh.explicit_axes or w.sharding.mesh.explicit_axes
-    return not explicit and xs.manual_axis_type == w.manual_axis_type and xs.dtype == w.dtype
+    """Whether there are rows to merge.
+
+    Not for Explicit axes, nor where only one of the two varies over the devices of a ``shard_map``.
+    """
+    if jnp.ndim(xs) < 3 or jnp.ndim(w) != 2:
+        return False
+    a, b = jax.typeof(xs), jax.typeof(w)
+    explicit = a.sharding.mesh.explicit_axes or b.sharding.mesh.explicit_axes
+    return not explicit and a.manual_axis_type == b.manual_axis_type and a.dtype == b.dtype
 
 
 def _dot(a: jax.Array, b: jax.Array, contract: Any, precision: Any) -> jax.Array:
     return jax.lax.dot_general(a, b, (contract, ((), ())), precision=precision)
 
 
-def _project(xs: jax.Array, w: jax.Array, *, precision: Any) -> jax.Array:
+def _product(xs: jax.Array, w: jax.Array, *, precision: Any) -> jax.Array:
     return _dot(xs, w, _last_and(0, xs), precision)
 
 
@@ -47,8 +83,8 @@ def _outer(xs: jax.Array, zs: jax.Array, *, precision: Any) -> jax.Array:
     return _dot(xs, zs, _rows(xs), precision)
 
 
-def _project_merged(xs: jax.Array, w: jax.Array, *, precision: Any) -> jax.Array:
-    return _project(_merged(xs), w, precision=precision).reshape(*xs.shape[:-1], w.shape[-1])
+def _product_merged(xs: jax.Array, w: jax.Array, *, precision: Any) -> jax.Array:
+    return _product(_merged(xs), w, precision=precision).reshape(*xs.shape[:-1], w.shape[-1])
 
 
 def _outer_merged(xs: jax.Array, zs: jax.Array, *, precision: Any) -> jax.Array:
@@ -98,22 +134,22 @@ def _primitive(name: str, contract: Callable[[Any], Any], plain: Any, merged: An
     return primitive
 
 
-project_p = _primitive("lstm_project", partial(_last_and, 0), _project, _project_merged)
+product_p = _primitive("lstm_product", partial(_last_and, 0), _product, _product_merged)
 outer_p = _primitive("lstm_outer", _rows, _outer, _outer_merged)
 
 
-def _batch_project(operands: Any, dims: Any, **params: Any) -> Any:
+def _batch_product(operands: Any, dims: Any, **params: Any) -> Any:
     """The inputs' mapped axis is one more axis of rows."""
     (xs, w), (dim, w_dim) = operands, dims
     if w_dim is None:
-        return project_p.bind(jnp.moveaxis(xs, dim, 0), w, **params), 0
-    project_members: Any = partial(_project, **params)
-    return jax.vmap(project_members, in_axes=dims)(xs, w), 0
+        return product_p.bind(jnp.moveaxis(xs, dim, 0), w, **params), 0
+    of_members: Any = partial(_product, **params)
+    return jax.vmap(of_members, in_axes=dims)(xs, w), 0
 
 
-batching.primitive_batchers[project_p] = _batch_project
+batching.primitive_batchers[product_p] = _batch_product
 ad.defbilinear(
-    project_p,
+    product_p,
     lambda ct, xs, w, precision: _dot(ct, w, _last_and(1, ct), precision),
     lambda ct, xs, w, precision: outer_p.bind(xs, ct, precision=precision),
 )

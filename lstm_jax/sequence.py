@@ -198,8 +198,8 @@ def _on_one_device(
             begin, last = boundaries[1:], boundaries[0]
 
     state = vary_as(state, params, xs, begin, hold, reset_state)
-    if not isinstance(xs.shape[0], int):  # a symbolic length cannot be unrolled
-        unroll = None
+    # A symbolic length cannot be unrolled.
+    unroll = unroll if isinstance(xs.shape[0], int) else None
     settings = Settings(spec, reverse, precision, unroll, residuals, hidden_axis)
     read, reset_read, idle = mask_unread(state, reset_state, begin, hold, reverse)
     operands = Operands(params, xs.astype(dtype), read, reset_read, begin, hold)

@@ -10,7 +10,8 @@ from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax.products import project
+from lstm_jax import init_lstm, lstm
+from lstm_jax.products import product, project
 
 T, B, I, M = 5, 8, 3, 4
 XS = jnp.asarray(np.random.default_rng(0).standard_normal((T, B, I)), jnp.float32)
@@ -30,6 +31,8 @@ def derivatives(product):
         "jvp": jax.jvp(f, (XS, W), ones),
         "forward over reverse": jax.jvp(jax.grad(f, (0, 1)), (XS, W), ones),
         "reverse over reverse": jax.grad(lambda w: (jax.grad(f, (0, 1))(XS, w)[1] ** 2).sum())(W),
+        "gradient by the input": jax.grad(f)(XS, W),
+        "gradient by the weight": jax.grad(f, 1)(XS, W),
         "vmap of inputs": jax.vmap(product, (2, None), 2)(XS[:, :, None], W),
         "vmap of weights": jax.vmap(product, (None, 0))(XS, jnp.stack([W, -W])),
         "gradients of each": jax.vmap(jax.grad(f, (0, 1)), (1, None))(XS[:, :, None], W),
@@ -37,10 +40,11 @@ def derivatives(product):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_every_derivative_is_that_of_dot(compiled):
+@pytest.mark.parametrize("tried", [project, product])
+def test_every_derivative_is_that_of_dot(tried, compiled):
     got, want = (
         (jax.jit(lambda p=p: derivatives(p)) if compiled else partial(derivatives, p))()
-        for p in (project, jnp.dot)
+        for p in (tried, jnp.dot)
     )
     for name in want:
         for a, b in zip(*map(jax.tree.leaves, (got[name], want[name])), strict=True):
@@ -84,3 +88,26 @@ def test_explicit_axes_and_unknown_shapes():
     gradient = jax.jit(jax.grad(partial(loss, project), 1))
     exported = export.export(gradient)(shape, W)
     np.testing.assert_allclose(exported.call(XS, W), want[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("backend", "saved"), [("scan", 2), ("fused", 1)])
+def test_a_policy_of_checkpoint_sees_the_projection(backend, saved):
+    """It is a product like others, not computed again under a policy that saves products.
+
+    In ``scan`` that of the time loop is another one.
+    """
+    params = init_lstm(jax.random.key(0), I, M)
+
+    def products(policy):
+        function = jax.checkpoint(lambda p: lstm(p, XS, backend=backend)[1], policy=policy)
+        gradient = jax.jit(jax.grad(lambda p: jnp.sin(function(p)).sum()))
+        return gradient.lower(params).as_text().count("dot_general")
+
+    policies = jax.checkpoint_policies
+    assert products(policies.dots_saveable) == products(policies.nothing_saveable) - saved
+
+
+def test_what_is_no_product_of_rows_is_left_to_dot():
+    np.testing.assert_array_equal(project(XS, jnp.stack([W, W])), jnp.dot(XS, jnp.stack([W, W])))
+    with pytest.raises(TypeError):
+        project(XS.tolist(), W)

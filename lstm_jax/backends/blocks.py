@@ -18,8 +18,8 @@ Outputs = tuple[LSTMState, Hs]
 Run = Callable[[Operands], Outputs]
 CPU_BYTES = 16 * 2**20
 """The most that the projected inputs of a block take on CPU. XLA holds them up to three times."""
-BYTES = 128 * 2**20
-"""The same on other platforms."""
+BYTES, STEPS = 128 * 2**20, 32
+"""The same on other platforms, where a block has at least so many steps."""
 
 
 def in_blocks(run: Run, operands: Operands, reverse: bool) -> Outputs:
@@ -27,7 +27,7 @@ def in_blocks(run: Run, operands: Operands, reverse: bool) -> Outputs:
 
     Not for a derivative in reverse mode, which would keep the outputs once for every block.
     """
-    on_cpu, elsewhere = (block_steps(operands, most) for most in (CPU_BYTES, BYTES))
+    on_cpu, elsewhere = block_steps(operands, CPU_BYTES), block_steps(operands, BYTES, STEPS)
     if on_cpu is None:
         return run(operands)
     return jax.lax.platform_dependent(
@@ -37,15 +37,25 @@ def in_blocks(run: Run, operands: Operands, reverse: bool) -> Outputs:
     )
 
 
-def block_steps(operands: Operands, most_bytes: int) -> int | None:
-    """The steps of a block: None if the projected inputs of all steps take at most ``most_bytes``."""
+def block_steps(operands: Operands, most_bytes: int, least_steps: int = 1) -> int | None:
+    """The steps of a block, or None if there is but one, as the projected inputs take at most ``most_bytes``.
+
+    None also where XLA partitions the program: shapes are those of all devices, and each block could
+    communicate.
+    """
+    mesh = jax.typeof(operands.xs).sharding.mesh
+    if mesh.size > 1 and (mesh.auto_axes or mesh.explicit_axes):
+        return None
     T, *batch, _ = operands.xs.shape
     sizes = (*batch, operands.params.w_x.shape[-1], at_least_float32(operands.xs.dtype).itemsize)
     if not all(isinstance(n, int) for n in (T, *sizes)) or T * math.prod(sizes) <= most_bytes:
         return None
-    most = max(1, most_bytes // math.prod(sizes))
+    most = max(least_steps, most_bytes // math.prod(sizes))
+    if most >= T:
+        return None
     # Blocks of one size need one loop in the program, others two.
-    return next((k for k in range(most, most // 2, -1) if T % k == 0), most)
+    least = max(least_steps, most // 2 + 1)
+    return next((k for k in range(most, least - 1, -1) if T % k == 0), most)
 
 
 def _in_blocks(run: Run, steps: int, reverse: bool, operands: Operands) -> Outputs:
@@ -60,13 +70,15 @@ def _in_blocks(run: Run, steps: int, reverse: bool, operands: Operands) -> Outpu
         state, outputs = run(_steps_of(operands, start, size)._replace(state=state))
         return state, jax.lax.dynamic_update_slice_in_dim(hs, outputs, start, 0)
 
-    def whole(n: Any, carried: Outputs) -> Outputs:
-        return block((count - 1 - n if reverse else n) * steps, steps, carried)
+    def whole(carried: tuple[Any, Outputs]) -> tuple[Any, Outputs]:
+        n, outputs = carried
+        return n + 1, block((count - 1 - n if reverse else n) * steps, steps, outputs)
 
     carried = operands.state, hs
     if rest and reverse:
         carried = block(T - rest, rest, carried)
-    carried = jax.lax.fori_loop(0, count, whole, carried)
+    # A while loop, by which `unrolled` tells it from the loop over time.
+    _, carried = jax.lax.while_loop(lambda c: c[0] < count, whole, (jnp.int32(0), carried))
     if rest and not reverse:
         carried = block(T - rest, rest, carried)
     return carried

@@ -76,8 +76,8 @@ def why_not(settings: Settings, operands: Operands, device_kind: str | None = No
         return f"{spec.__name__} has a cell state of another shape than h"
     if not all(isinstance(n, int) for n in operands.xs.shape):
         return "the shape is not known"
-    if 0 in h.shape:
-        return "there are no rows"
+    if 0 in h.shape or operands.xs.shape[-1] == 0:
+        return "there are no rows or no inputs"
     return None
 
 

@@ -10,26 +10,23 @@ from jax.extend.core import ClosedJaxpr, primitives
 
 STEPS = 8
 """The steps of an iteration. On an H100, 16 bring little more and compile up to twice as long."""
-LOOPS = (primitives.scan_p, primitives.while_p)
 
 
 def unrolled(program: ClosedJaxpr) -> ClosedJaxpr:
-    """The program with :data:`STEPS` steps per iteration in its innermost loops of known length.
+    """The program with :data:`STEPS` steps per iteration in its loops over time, if their length is known.
 
-    Those are the loops over time, alone or in a loop over blocks of time.
+    Those are its scans, also in a loop over blocks of time. Loops of the cell itself are inside of them.
     """
     jaxpr = program.jaxpr
     return ClosedJaxpr(jaxpr.replace(eqns=[_unrolled(eqn) for eqn in jaxpr.eqns]), program.consts)
 
 
 def _unrolled(eqn: Any) -> Any:
+    params = eqn.params
     if eqn.primitive is primitives.cond_p:  # blocks on one platform and none on another
-        branches = tuple(unrolled(branch) for branch in eqn.params["branches"])
-        return eqn.replace(params=eqn.params | {"branches": branches})
-    if eqn.primitive is not primitives.scan_p or not isinstance(eqn.params["length"], int):
-        return eqn
-    body = eqn.params["jaxpr"]
-    if any(inner.primitive in LOOPS for inner in body.eqns):
-        return eqn.replace(params=eqn.params | {"jaxpr": unrolled(body)})
-    steps = max(1, min(STEPS, eqn.params["length"]))
-    return eqn.replace(params=eqn.params | {"unroll": steps})
+        return eqn.replace(params=params | {"branches": tuple(map(unrolled, params["branches"]))})
+    if eqn.primitive is primitives.while_p:  # over blocks
+        return eqn.replace(params=params | {"body_jaxpr": unrolled(params["body_jaxpr"])})
+    if eqn.primitive is primitives.scan_p and isinstance(params["length"], int):
+        return eqn.replace(params=params | {"unroll": max(1, min(STEPS, params["length"]))})
+    return eqn

@@ -10,7 +10,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 
 from lstm_jax.backends import lowering
 from lstm_jax.backends.primitives import kernel_p
-from lstm_jax.products import outer_p, project_p
+from lstm_jax.products import outer_p, product_p
 
 
 def matmul_flops(jaxpr: ClosedJaxpr) -> int:
@@ -67,7 +67,7 @@ def _flops(equation: Any) -> int:
     shape = equation.invars[0].aval.shape if equation.invars else ()
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-    elif equation.primitive is project_p:
+    elif equation.primitive is product_p:
         contracted = (len(shape) - 1,)
     elif equation.primitive is outer_p:
         contracted = tuple(range(len(shape) - 1))

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
+from jax.extend.core.primitives import scan_p
 
 from lstm_jax import init_lstm, lstm
 from lstm_jax.backends import blocks
+from lstm_jax.backends.unrolled import unrolled
 from lstm_jax.sequence import _lstm
 
 I, H = 2, 3
@@ -56,3 +58,14 @@ def test_a_length_that_is_not_known():
     run = jax.jit(lambda xs: lstm(PARAMS, xs)[1])
     exported = export.export(run, platforms=("cuda", "cpu"))(shape)
     assert exported.call(jnp.ones((7, 2, I))).shape == (7, 2, H)
+
+
+def test_loops_of_the_cell_are_left_alone():
+    def step(carried, x):
+        carried, _ = jax.lax.scan(lambda a, _: (a * x, None), carried, None, length=3)
+        return carried, carried
+
+    program = jax.make_jaxpr(lambda xs: jax.lax.scan(step, 1.0, xs))(jnp.ones(20))
+    (time,) = [e for e in unrolled(program).eqns if e.primitive is scan_p]
+    (inner,) = [e for e in time.params["jaxpr"].eqns if e.primitive is scan_p]
+    assert (time.params["unroll"], inner.params["unroll"]) == (8, 1)
