@@ -35,15 +35,12 @@ def _differentiable(xs: jax.Array, w: jax.Array, precision: Any) -> jax.Array:
 def _jvp(precision: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (xs, w), (dxs, dw) = primals, tangents
     ys = jnp.dot(xs, w, precision=precision)
-    d = (
-        jnp.zeros_like(ys)
-        if isinstance(dxs, SymbolicZero)
-        else jnp.dot(dxs, w, precision=precision)
-    )
-    if not isinstance(dw, SymbolicZero):
-        by_w = product(xs, dw, precision)
-        d = by_w if isinstance(dxs, SymbolicZero) else d + by_w
-    return ys, d
+    if isinstance(dw, SymbolicZero):
+        return ys, jnp.dot(dxs, w, precision=precision)
+    by_w = product(xs, dw, precision)
+    if isinstance(dxs, SymbolicZero):
+        return ys, by_w
+    return ys, jnp.dot(dxs, w, precision=precision) + by_w
 
 
 _differentiable.defjvp(_jvp, symbolic_zeros=True)

@@ -40,7 +40,7 @@ def run(folder, *options):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Those of one shape, by pass."""
+    """The rows of one shape, by pass."""
     options = ["--sizes", "64,512", "--dtypes", "bfloat16", "--programs", "jit"]
     return run(tmp_path_factory.mktemp("gpu_static"), *options)
 

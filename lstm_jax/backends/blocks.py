@@ -19,7 +19,7 @@ Run = Callable[[Operands], Outputs]
 CPU_BYTES = 16 * 2**20
 """The most that the projected inputs of a block take on CPU. XLA holds them up to three times."""
 BYTES, STEPS = 128 * 2**20, 32
-"""The same on other platforms, where a block has at least so many steps."""
+"""The same on other platforms, and the least steps of a block there."""
 
 
 def in_blocks(run: Run, operands: Operands, reverse: bool) -> Outputs:

@@ -109,7 +109,7 @@ def test_memory_of_inference(backend, T, B, I, H, masked):
 @XLA
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_blocks_on_many_devices(monkeypatch, backend, axis_type):
-    """In ``shard_map`` carries must vary over devices from the start. What XLA partitions has no blocks."""
+    """Carries in ``shard_map`` must vary over devices from the start. What XLA partitions has no blocks."""
     case = make_case(T=7, batch=(8,), I=2, H=3, lengths=False, resets=False)
     params, xs = case.params[0], jnp.asarray(case.xs)
     want = lstm(params, xs, backend=backend)[1]
