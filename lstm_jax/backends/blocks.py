@@ -37,6 +37,11 @@ def in_blocks(run: Run, operands: Operands, reverse: bool) -> Outputs:
     )
 
 
+def needs_blocks(operands: Operands) -> bool:
+    """Whether :func:`in_blocks` runs more than one block on some platform."""
+    return block_steps(operands, CPU_BYTES) is not None
+
+
 def block_steps(operands: Operands, most_bytes: int, least_steps: int = 1) -> int | None:
     """The steps of a block, or None if there is but one, as the projected inputs take at most ``most_bytes``.
 

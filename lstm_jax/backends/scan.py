@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.backends.blocks import CPU_BYTES, block_steps, in_blocks
+from lstm_jax.backends.blocks import in_blocks, needs_blocks
 from lstm_jax.backends.problem import Operands, Settings
 from lstm_jax.carry import select
 from lstm_jax.cell import add, cast, finish
@@ -24,7 +24,7 @@ def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
     The values of a long sequence are computed in blocks, its derivative is that of the whole.
     """
     whole = partial(_unroll, settings)
-    if block_steps(operands, CPU_BYTES) is None:
+    if not needs_blocks(operands):
         return whole(operands)
 
     @jax.custom_jvp

@@ -9,7 +9,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from lstm_jax import init_lstm, lstm
-from lstm_jax.backends import blocks, scan
+from lstm_jax.backends import blocks
 from lstm_jax.backends.problem import Operands
 from lstm_jax.carry import zero_state
 from lstm_jax.cell import LSTMSpec
@@ -29,7 +29,6 @@ def case(request, monkeypatch):
 
 def set_bytes(monkeypatch, size):
     monkeypatch.setattr(blocks, "CPU_BYTES", size)
-    monkeypatch.setattr(scan, "CPU_BYTES", size)
     _lstm.clear_cache()  # compiled for other blocks
 
 
