@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from benchmarks.problem import Problem, arrays
 from benchmarks.timing import environment, heading, interleaved
 from lstm_jax import LSTMState, lstm
-from lstm_jax.backends import columns
+from lstm_jax.backends import cpu
 from lstm_jax.backends.problem import Operands
 
 MOST = 128 * 32 * 512**2
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     args = parser.parse_args(argv)
     print(heading(environment()))
     print(
-        "   T    B     H  pass        fused  columns     scan  ms; chosen, and its time over the best"
+        "   T    B     H  pass          xla      cpu     scan  ms; chosen, and its time over the best"
     )
     rows = []
     for T, B, H in itertools.product(args.T, args.B, args.H):
@@ -67,7 +67,7 @@ def measure(problem: Problem, name: str, function: Callable[..., Any], rounds: i
     """One row: the least time of each backend, in milliseconds."""
     params, xs, cotangent = arrays(problem)
     runs = {}
-    for backend in ("fused", "columns", *(["scan"] if problem.T == 1 else [])):
+    for backend in ("xla", "cpu", *(["scan"] if problem.T == 1 else [])):
         compiled = jax.jit(partial(function, backend)).lower(params, xs, cotangent).compile()
         runs[backend] = lambda run=compiled: jax.block_until_ready(run(params, xs, cotangent))
     times = {backend: min(samples) for backend, samples in interleaved(runs, rounds).items()}
@@ -82,7 +82,7 @@ def choice(problem: Problem, step: str) -> str:
     params, xs, _ = arrays(problem)
     zero = jnp.zeros((problem.B, problem.H))
     state = LSTMState(zero, zero)
-    return "columns" if columns.pays(step, Operands(params, xs, state, state)) else "fused"
+    return "cpu" if cpu.is_profitable(step, Operands(params, xs, state, state)) else "xla"
 
 
 def forward(backend: str, params: Any, xs: jax.Array, cotangent: jax.Array) -> Any:
@@ -115,7 +115,7 @@ PASSES = {"forward": forward, "rollout": rollout, "gradient": gradient}
 
 def line(row: dict[str, Any]) -> str:
     """A row as text."""
-    times = [row["ms"].get(backend) for backend in ("fused", "columns", "scan")]
+    times = [row["ms"].get(backend) for backend in ("xla", "cpu", "scan")]
     cells = " ".join(f"{'-':>8}" if t is None else f"{t:8.3f}" for t in times)
     return (
         f"{row['T']:4} {row['B']:4} {row['H']:5}  {row['pass']:8} {cells}  "

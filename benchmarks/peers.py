@@ -93,7 +93,7 @@ def set_tf32(allow: bool) -> None:
 def rows(backend: str) -> dict[str, Callable[[Problem, tuple[str, ...]], Subject]]:
     """What makes the subject of each row; the first is the one that ratios are against."""
     on_gpu = jax.default_backend() == "gpu"
-    wanted = [backend, "auto", "fused", "scan", "cudnn"] if on_gpu else [backend, "scan"]
+    wanted = [backend, "auto", "xla", "scan", "cudnn"] if on_gpu else [backend, "scan"]
     builders = {f"lstm_jax {b}": partial(models.ours, backend=b) for b in dict.fromkeys(wanted)}
     builders["lstm_cell in a scan"] = models.our_cell
 

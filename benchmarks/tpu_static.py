@@ -166,7 +166,7 @@ def _problem(mesh, T: int, B: int, H: int, spec):
     from jax.sharding import NamedSharding, PartitionSpec
 
     from lstm_jax import LSTMState, init_lstm
-    from lstm_jax.backends.problem import Operands, Saved, Settings
+    from lstm_jax.backends.problem import Operands, Residuals, Settings
 
     def of(shape, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
@@ -175,7 +175,7 @@ def _problem(mesh, T: int, B: int, H: int, spec):
     params = jax.tree.map(lambda a: of(a.shape), params)
     state = LSTMState(of((B, H), jnp.float32), of((B, H)))
     operands = Operands(params, of((T, B, H)), state, state)
-    saved = Saved(of((T, B, H), jnp.float32), of((T, B, 4 * H)))
+    saved = Residuals(of((T, B, H), jnp.float32), of((T, B, 4 * H)))
     return Settings(spec), operands, saved, (state, of((T, B, H)))
 
 
@@ -185,12 +185,12 @@ def _programs(chip: Chip, mesh, B: int, H: int):
     import jax.numpy as jnp
 
     from lstm_jax import LSTMSpec, lstm
-    from lstm_jax.backends import pallas_tpu
+    from lstm_jax.backends import tpu
 
     settings, operands, _, _ = _problem(mesh, STEPS, B, H, LSTMSpec())
-    if pallas_tpu.why_not(settings, operands, chip.device_kind) is not None:
+    if tpu.unsupported_reason(settings, operands, chip.device_kind) is not None:
         return
-    steps = pallas_tpu._plan(operands, pallas_tpu.vmem_of(chip.device_kind)).steps
+    steps = tpu._plan(operands, tpu.vmem_of(chip.device_kind)).steps
 
     def loss(params, xs):
         return (lstm(params, xs)[1].astype(jnp.float32) ** 2).sum()
@@ -219,7 +219,7 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
     import jax.numpy as jnp
 
     from lstm_jax import LSTMSpec
-    from lstm_jax.backends import pallas_tpu
+    from lstm_jax.backends import tpu
 
     class Twin(LSTMSpec):
         """No gates: what is left is the product and the streams."""
@@ -235,11 +235,11 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
     _largest.defjvp(lambda primals, tangents: (_largest(*primals), sum(tangents)))
 
     problem = _problem(mesh, STEPS, B, H, LSTMSpec())
-    reason = pallas_tpu.why_not(*problem[:2], chip.device_kind)
+    reason = tpu.unsupported_reason(*problem[:2], chip.device_kind)
     if reason is not None:
-        yield {"backend": "pallas_tpu", "pass": "all", "refused": reason}
+        yield {"backend": "tpu", "pass": "all", "refused": reason}
         return
-    plan = pallas_tpu._plan(problem[1], pallas_tpu.vmem_of(chip.device_kind))
+    plan = tpu._plan(problem[1], tpu.vmem_of(chip.device_kind))
     assert STEPS % plan.steps == 0
     least_twin = {}
     for kernel, (kind, arrays) in PASSES.items():
@@ -247,7 +247,7 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
         bundles, seconds = {}, {}
         for spec in (LSTMSpec(), Twin()):
             settings, operands, saved, cts = _problem(mesh, STEPS, B, H, spec)
-            function = getattr(pallas_tpu, kind)
+            function = getattr(tpu, kind)
             hs = operands.xs
             given = (operands, hs, saved, cts) if kind == "backward" else (operands,)
 
@@ -265,7 +265,7 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
         streams = bytes_a_step / chip.gbs / 1e3
         us = max(mine / chip.ghz / 1e3, streams)
         yield {
-            "backend": "pallas_tpu",
+            "backend": "tpu",
             "pass": kind,
             "bundles": round(mine),
             "bytes": bytes_a_step,
@@ -282,10 +282,10 @@ def _loops(chip: Chip, mesh, B: int, H: int):
     import jax.numpy as jnp
 
     from lstm_jax import LSTMSpec
-    from lstm_jax.backends import fused, scan
+    from lstm_jax.backends import scan, xla
 
     _, operands, _, _ = _problem(mesh, STEPS_XLA, B, H, LSTMSpec())
-    for backend in (scan, fused):
+    for backend in (scan, xla):
         settings = _problem(mesh, STEPS_XLA, B, H, LSTMSpec())[0]
 
         def loss(operands, backend=backend, settings=settings):

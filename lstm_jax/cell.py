@@ -107,7 +107,7 @@ class LSTMSpec:
 
         A field whose default is None, such as the bias, may be None. The fields after ``bias`` are the
         cell's own weights: ``pointwise`` reads them, in C's dtype. With H as last axis they run on every
-        backend for element-wise cells except ``pallas_tpu``, otherwise on ``scan`` and ``fused``.
+        backend for element-wise cells except ``tpu``, otherwise on ``scan`` and ``xla``.
         """
         packed = self.gates * hidden_size
         return {

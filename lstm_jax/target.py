@@ -78,7 +78,7 @@ def sharded_axis(axis_data: Any) -> str | None:
 
 @lru_cache
 def _warn_once(reason: str) -> None:
-    log.warning("%s. The XLA backend 'fused' runs.", reason)
+    log.warning("%s. The backend 'xla' runs instead.", reason)
 
 
 def _partitioned(ctx: Any) -> str | None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lstm_jax import LSTMParams, LSTMState
 
-MAY_REFUSE = {"cudnn", "pallas_tpu"}
+MAY_REFUSE = {"cudnn", "tpu"}
 """The backends that need not run every problem on every machine."""
 BATCHES = [(), (1,), (3,), (2, 3), (2, 1, 2)]
 SHAPES = [

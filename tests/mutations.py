@@ -92,24 +92,24 @@ MUTATIONS = [
     ),
     Mutation(
         "the derivative of the XLA form passes gradients across resets",
-        "backends/fused.py",
+        "backends/xla.py",
         "d_prev = select(begin, d.reset_state, d_carried)",
         "d_prev = d_carried",
         "tests/backends/test_agreement.py",
     ),
     Mutation(
         "the CPU kernel's gradient of the inputs is stored in the wrong order of rows",
-        "backends/columns.py",
+        "backends/cpu.py",
         ".reshape(-1, k, rows).transpose(1, 2, 0)",
         ".reshape(-1, rows, k).transpose(2, 1, 0)",
         "tests/backends/test_agreement.py",
     ),
     Mutation(
         "the TPU kernel ignores that a step holds the state",
-        "backends/pallas_tpu.py",
+        "backends/tpu.py",
         "mask = jnp.where(hold, HOLD, mask)",
         "mask = jnp.where(hold, 0, mask)",
-        "tests/backends/test_pallas_tpu.py",
+        "tests/backends/test_tpu.py",
     ),
     Mutation(
         "all layers use the same dropout mask",

@@ -119,15 +119,15 @@ def bias_of(gate, dtype):
 RUNS = {
     "lstm_cell": lambda params, xs, state: lstm_cell(params, state, xs[0])[0],
     "scan": lambda params, xs, state: lstm(params, xs, state, backend="scan")[0],
-    "fused": lambda params, xs, state: lstm(params, xs, state, backend="fused")[0],
-    "columns": lambda params, xs, state: lstm(params, xs, state, backend="columns")[0],
+    "xla": lambda params, xs, state: lstm(params, xs, state, backend="xla")[0],
+    "cpu": lambda params, xs, state: lstm(params, xs, state, backend="cpu")[0],
 }
 
 
 GATES = [
-    *[(gate, jnp.float32, name) for gate in "ifo" for name in ("lstm_cell", "columns")],
+    *[(gate, jnp.float32, name) for gate in "ifo" for name in ("lstm_cell", "cpu")],
     *[("i", jnp.float32, "scan"), ("f", jnp.bfloat16, "scan"), ("o", jnp.bfloat16, "lstm_cell")],
-    *[("i", jnp.bfloat16, "columns"), ("f", jnp.float32, "fused"), ("o", jnp.bfloat16, "fused")],
+    *[("i", jnp.bfloat16, "cpu"), ("f", jnp.float32, "xla"), ("o", jnp.bfloat16, "xla")],
 ]
 MORE_GATES = itertools.product("ifo", [jnp.float32, jnp.bfloat16], RUNS)
 
@@ -160,7 +160,7 @@ def test_closed_gates(options):
     np.testing.assert_allclose(gradient / scale, slope, rtol=rtol_of_gradient, atol=1.2e-7)
 
 
-@pytest.mark.parametrize("name", ["fused", "columns"])
+@pytest.mark.parametrize("name", ["xla", "cpu"])
 def test_what_one_tanh_makes_of_a_closed_gate(name):
     """As documented: exactly 0 from -17.5 on, and off by up to 1 % of itself at -11.5."""
     run = partial(one_gate, "i", dtype=jnp.float32, run=RUNS[name])

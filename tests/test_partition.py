@@ -90,7 +90,7 @@ def test_more_rows_than_the_smallest_kernels_take():
 @pytest.mark.parametrize("name", ["batch", "weights at rest"])
 def test_no_communication_in_a_time_loop(name):
     """Also where the weights lie split: they are gathered twice, before each of the loops."""
-    floats, run = problem(backend="fused")
+    floats, run = problem(backend="xla")
     shape, partition = MESHES[name]
     mesh = mesh_of(shape)
     with jax.set_mesh(mesh):

@@ -90,7 +90,7 @@ def test_explicit_axes_and_unknown_shapes():
     np.testing.assert_allclose(exported.call(XS, W), want[1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("backend", "saved"), [("scan", 2), ("fused", 1)])
+@pytest.mark.parametrize(("backend", "saved"), [("scan", 2), ("xla", 1)])
 def test_a_policy_of_checkpoint_sees_the_projection(backend, saved):
     """It is a product like others, not computed again under a policy that saves products.
 

@@ -25,7 +25,7 @@ from lstm_jax import (
     lstm_cell,
     lstm_stack,
 )
-from lstm_jax.backends import choose, columns, pallas_tpu
+from lstm_jax.backends import choose, cpu, tpu
 from lstm_jax.backends.one_tanh import pointwise
 from lstm_jax.backends.problem import Operands, Settings
 from tests.backends.test_agreement import as_float64, assert_relative
@@ -51,7 +51,7 @@ H = 6
 
 
 def problem(name, dtype=jnp.float32, T=5, batch=(8,), I=4, H=H):
-    """The cell, its parameters and inputs. Eight rows, for ``auto`` to be ``columns`` on CPU."""
+    """The cell, its parameters and inputs. Eight rows, for ``auto`` to be ``cpu`` on CPU."""
     spec, _ = CELLS[name]
     params = init_lstm(jax.random.key(0), I, H, spec=spec)
     xs = jax.random.normal(jax.random.key(1), (T, *batch, I))
@@ -79,7 +79,7 @@ def exact(params, xs, spec):
 def test_a_cell_is_its_equations_in_float64(x64, name):
     spec, params, xs = problem(name, jnp.float64)
     (C, h), hs = in_numpy(CELLS[name][1], {k: np.asarray(v) for k, v in vars(params).items()}, xs)
-    for backend in ("scan", "fused", "auto"):
+    for backend in ("scan", "xla", "auto"):
         assert_close(lstm(params, xs, spec=spec, backend=backend), ((C, h), hs), atol=1e-13)
     state, _ = jax.lax.scan(partial(lstm_cell, params, spec=spec), LSTMState(0 * C, 0 * h), xs)
     assert_close(state, (C, h), atol=1e-13)
@@ -106,12 +106,12 @@ def test_every_backend_that_serves_a_cell_has_the_gradient_of_scan(x64, pair):
     name, keywords = pair[0], OPTIONS[pair[1]]
     spec, params, xs = problem(name, jnp.float64)
     want = gradient(params, xs, spec=spec, backend="scan", **keywords)
-    for backend in ("fused", "auto", *(["columns"] if spec.elementwise else [])):
+    for backend in ("xla", "auto", *(["cpu"] if spec.elementwise else [])):
         got = gradient(params, xs, spec=spec, backend=backend, **keywords)
         assert_relative(got, want, 1e-12)
 
 
-@pytest.mark.parametrize("backend", ["scan", "fused", "auto"])
+@pytest.mark.parametrize("backend", ["scan", "xla", "auto"])
 def test_a_peephole_cell_in_bfloat16(backend):
     """Its own weight's gradient is a sum over 1,024 steps: in bfloat16 it is off by 2.7 %."""
     spec, params, xs = problem("peephole", jnp.bfloat16, T=1024)
@@ -221,11 +221,13 @@ def test_who_overrides_pointwise_must_say_that_it_is_element_wise():
 def test_kernels_serve_element_wise_cells_only():
     case = make_case(1, T=5, batch=(32,), I=128, H=128, lengths=False, resets=False)
     operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.reset_states[0])
-    for kernel in (columns, pallas_tpu):
-        assert kernel.why_not(Settings(Clipped()), operands) is None
-        assert "Normalized.elementwise" in kernel.why_not(Settings(Normalized()), operands)
-    with pytest.raises(ValueError, match=r"columns.*Normalized\.elementwise"):
-        choose("columns", Settings(Normalized()), operands)
+    for kernel in (cpu, tpu):
+        assert kernel.unsupported_reason(Settings(Clipped()), operands) is None
+        assert "Normalized.elementwise" in kernel.unsupported_reason(
+            Settings(Normalized()), operands
+        )
+    with pytest.raises(ValueError, match=r"cpu.*Normalized\.elementwise"):
+        choose("cpu", Settings(Normalized()), operands)
 
 
 @pytest.mark.parametrize("spec", [NormalizedInCombine(), SaysByField(), Scaled()])
@@ -237,8 +239,8 @@ def test_a_declaration_that_is_wrong_does_no_harm(spec):
     assert_relative(gradient(params, xs, spec=spec), want, 1e-5)
     mapped = jax.vmap(lambda x: lstm(params, x, spec=spec)[1], 1, 1)(xs.reshape(5, 4, 10, 4))
     assert_close(mapped.reshape(5, 40, 4), want[0][1][1], atol=1e-5)
-    with pytest.raises(ValueError, match=rf"columns.*{type(spec).__name__}"):
-        lstm(params, xs, spec=spec, backend="columns")
+    with pytest.raises(ValueError, match=rf"cpu.*{type(spec).__name__}"):
+        lstm(params, xs, spec=spec, backend="cpu")
     with (
         jax.set_mesh(jax.make_mesh((2,), ("model",))),
         pytest.raises(ValueError, match=rf"{type(spec).__name__}.*Partition\.hidden"),
@@ -249,7 +251,7 @@ def test_a_declaration_that_is_wrong_does_no_harm(spec):
 def test_a_declaration_by_a_field_counts():
     case = make_case(1, T=5, batch=(32,), lengths=False, resets=False)
     operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.reset_states[0])
-    assert columns.why_not(Settings(SaysByField(elementwise=True)), operands) is None
+    assert cpu.unsupported_reason(Settings(SaysByField(elementwise=True)), operands) is None
 
 
 @jax.tree_util.register_dataclass
@@ -279,8 +281,8 @@ def test_a_weight_without_an_axis_of_units_runs_on_the_xla_forms():
     xs = jax.random.normal(jax.random.key(1), (5, 8, 4))
     got, want = (gradient(params, xs, spec=spec, backend=b) for b in ("auto", "scan"))
     assert_relative(got, want, 1e-5)
-    with pytest.raises(ValueError, match=r"columns.*Temperature.*last axis.*H"):
-        lstm(params, xs, spec=spec, backend="columns")
+    with pytest.raises(ValueError, match=r"cpu.*Temperature.*last axis.*H"):
+        lstm(params, xs, spec=spec, backend="cpu")
     with (
         jax.set_mesh(jax.make_mesh((2,), ("model",))),
         pytest.raises(ValueError, match=r"Temperature.*last axis.*H.*Partition\.hidden"),

@@ -83,7 +83,7 @@ def test_a_partition_runs_the_kernel_on_every_chip(programs, name):
 def check_training_step(program):
     """Two layers, each with a kernel forward and one backward, as their jaxpr foretells."""
     assert program["kernels"] == 4
-    assert program["backends"] == [["pallas_tpu", None]] * 2
+    assert program["backends"] == [["tpu", None]] * 2
     assert program["collectives"]
     assert program["in_loops"] == []
 
@@ -104,7 +104,7 @@ def test_every_training_step_runs_the_kernel(training_steps, axes, parameters):
 def test_split_hidden_units_are_gathered_in_every_step(training_steps, axes):
     program = training_steps[f"training, {axes}, hidden"]
     assert program["kernels"] == 0
-    assert [backend for backend, _ in program["backends"]] == ["fused"] * 2
+    assert [backend for backend, _ in program["backends"]] == ["xla"] * 2
     assert program["in_loops"]
 
 

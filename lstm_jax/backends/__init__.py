@@ -1,6 +1,6 @@
 """The same recurrence, several ways. A backend is a module of two functions, and a row below.
 
-``why_not(settings, operands) -> str | None``
+``unsupported_reason(settings, operands) -> str | None``
     None if the backend can run the problem, else the reason, for the error or the log.
 ``unroll(settings, operands) -> (final_state, hs)``
     Runs the recurrence; :mod:`lstm_jax.backends.problem` says what each field means.
@@ -8,14 +8,14 @@
 
 from types import ModuleType
 
-from lstm_jax.backends import columns, cudnn, fused, lowering, pallas_tpu, scan
+from lstm_jax.backends import cpu, cudnn, lowering, scan, tpu, xla
 from lstm_jax.backends.problem import Operands, Settings
 
 BACKENDS: dict[str, ModuleType] = {
-    "fused": fused,
+    "xla": xla,
     "scan": scan,
-    "columns": columns,
-    "pallas_tpu": pallas_tpu,
+    "cpu": cpu,
+    "tpu": tpu,
     "cudnn": cudnn,
 }
 """Every backend that can be asked for by name."""
@@ -28,13 +28,13 @@ def choose(name: str, settings: Settings, operands: Operands) -> ModuleType:
       ValueError: if there is no such backend, or it cannot run the problem.
     """
     if name == "auto":
-        return lowering if lowering.why_not(settings, operands) is None else scan
+        return lowering if lowering.unsupported_reason(settings, operands) is None else scan
     if name not in BACKENDS:
         raise ValueError(
             f"expected backend to be one of {['auto', *BACKENDS]}, got {name!r}; "
             '"auto" takes the fastest that can run.'
         )
-    reason = BACKENDS[name].why_not(settings, operands)
+    reason = BACKENDS[name].unsupported_reason(settings, operands)
     if reason is not None:
         raise ValueError(f'backend {name!r} cannot run this: {reason}. Use backend="auto".')
     return BACKENDS[name]

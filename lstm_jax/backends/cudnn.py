@@ -27,7 +27,7 @@ TF32 = (None, "default", "tensorfloat32", jax.lax.Precision.DEFAULT)
 """The precisions that leave cuDNN free to multiply in TF32, as XLA's own products are then."""
 
 
-def why_not(settings: Settings, operands: Operands) -> str | None:
+def unsupported_reason(settings: Settings, operands: Operands) -> str | None:
     """The plain LSTM in float32, without lengths and resets, on an NVIDIA GPU."""
     params, xs, state, _, begin, hold = operands
     spec = settings.spec

@@ -1,4 +1,4 @@
-"""``auto``: the recurrence of :mod:`~lstm_jax.backends.fused` with each platform's own kernels in it.
+"""``auto``: the recurrence of :mod:`~lstm_jax.backends.xla` with each platform's own kernels in it.
 
 Which kernel runs is decided when the program is lowered, where platform and devices are known. See
 :mod:`~lstm_jax.backends.primitives` for the steps, of which each may become a kernel.
@@ -16,17 +16,17 @@ from jax.interpreters import mlir
 
 from lstm_jax.backends import (
     batching,  # noqa: F401  registers what vmap makes of the primitives
-    fused,
     primitives,
+    xla,
 )
-from lstm_jax.backends.fused import Outputs
 from lstm_jax.backends.primitives import Step, kernel_p, run_xla, tangent_p
 from lstm_jax.backends.problem import Members, Operands, Settings
 from lstm_jax.backends.unrolled import unrolled
+from lstm_jax.backends.xla import Outputs
 from lstm_jax.carry import vary_alike
 from lstm_jax.target import platforms_of, target_of
 
-why_not = fused.why_not
+unsupported_reason = xla.unsupported_reason
 KERNELS: dict[str, tuple[str, ModuleType]] = {}
 """The backend whose kernels serve a platform: its name and its module."""
 log = logging.getLogger("lstm_jax")
@@ -36,7 +36,7 @@ def unroll(settings: Settings, operands: Operands, required: str | None = None) 
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
     # So that cotangents vary alike too: a kernel does not sum them over devices.
     operands = vary_alike(operands)
-    return fused.differentiable(
+    return xla.differentiable(
         settings,
         operands,
         partial(primitives.infer, required),
@@ -48,8 +48,8 @@ def unroll(settings: Settings, operands: Operands, required: str | None = None) 
 def register(platform: str, name: str, kernels: ModuleType) -> None:
     """Lets ``kernels``, a module with infer, forward and backward, serve ``platform``.
 
-    Its ``why_not(settings, operands, device_kind)`` returns None, or why the XLA form must run; its
-    ``pays(step, operands, members)`` whether it is faster than that.
+    Its ``unsupported_reason(settings, operands, device_kind)`` returns why the XLA form must run, or None.
+    Its ``is_profitable(step, operands, members)`` returns whether it is faster than the XLA form.
     """
     KERNELS[platform] = name, kernels
     mlir.register_lowering(kernel_p, partial(_lower_to_kernel, platform), platform=platform)
@@ -70,17 +70,17 @@ def backend_of(
       The backend's name, and why it is none with a kernel (None if it is one).
     """
     if platform not in KERNELS:
-        return "fused", f"there is no kernel for {platform}"
+        return "xla", f"there is no kernel for {platform}"
     name, kernels = KERNELS[platform]
     operands, *_ = step.arguments(_of_one_member(step, arrays))
-    reason = kernels.why_not(step.settings, operands, device_kind)
+    reason = kernels.unsupported_reason(step.settings, operands, device_kind)
     if (
         reason is None
         and not step.required
-        and not kernels.pays(step.name, operands, _members(step))
+        and not kernels.is_profitable(step.name, operands, _members(step))
     ):
         reason = f"{name} would be slower"
-    return (name, None) if reason is None else ("fused", reason)
+    return (name, None) if reason is None else ("xla", reason)
 
 
 def _members(step: Step) -> Members:
@@ -156,7 +156,7 @@ def _lower_unrolled(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
 
 @lru_cache
 def _log_once(level: int, name: str, reason: str) -> None:
-    log.log(level, "%s does not run: %s; the XLA backend 'fused' does.", name, reason)
+    log.log(level, "%s does not run: %s. The backend 'xla' runs instead.", name, reason)
 
 
 @lru_cache

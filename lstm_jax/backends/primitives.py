@@ -1,6 +1,6 @@
 """The steps of the recurrence's derivative as primitives of JAX, which every transform sees.
 
-Each primitive carries its XLA form as a jaxpr: that of :mod:`~lstm_jax.backends.fused`. Transforms, exports
+Each primitive carries its XLA form as a jaxpr: that of :mod:`~lstm_jax.backends.xla`. Transforms, exports
 and partitioned programs use the jaxpr. :mod:`~lstm_jax.backends.lowering` puts a kernel in its place when
 the program is lowered, where platform and devices are known.
 """
@@ -14,9 +14,9 @@ import jax
 from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad
 
-from lstm_jax.backends import fused
-from lstm_jax.backends.fused import Outputs
-from lstm_jax.backends.problem import Operands, Saved, Settings
+from lstm_jax.backends import xla
+from lstm_jax.backends.problem import Operands, Residuals, Settings
+from lstm_jax.backends.xla import Outputs
 
 log = logging.getLogger("lstm_jax")
 
@@ -53,12 +53,14 @@ class Step(NamedTuple):
 
 
 def infer(required: str | None, settings: Settings, operands: Operands) -> Outputs:
-    """:func:`lstm_jax.backends.fused.infer`."""
+    """:func:`lstm_jax.backends.xla.infer`."""
     return _bind_new("infer", required, settings, operands)
 
 
-def forward(required: str | None, settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
-    """:func:`lstm_jax.backends.fused.forward`."""
+def forward(
+    required: str | None, settings: Settings, operands: Operands
+) -> tuple[Outputs, Residuals]:
+    """:func:`lstm_jax.backends.xla.forward`."""
     return _bind_new("forward", required, settings, operands)
 
 
@@ -67,27 +69,27 @@ def tangent(
     settings: Settings,
     operands: Operands,
     hs: jax.Array,
-    saved: Saved,
+    saved: Residuals,
     d: Operands,
 ) -> Outputs:
-    """:func:`lstm_jax.backends.fused.tangent`."""
+    """:func:`lstm_jax.backends.xla.tangent`."""
     d = d._replace(begin=None, hold=None)
     return _bind_new("tangent", required, settings, operands, hs, saved, d)
 
 
 def transposed(
-    settings: Settings, operands: Operands, hs: jax.Array, saved: Saved, cts: Outputs
+    settings: Settings, operands: Operands, hs: jax.Array, saved: Residuals, cts: Outputs
 ) -> Operands:
     """The transpose of the tangent: from cotangents of the outputs to those of the operands."""
     d = operands._replace(begin=None, hold=None)
-    (ct,) = jax.linear_transpose(partial(fused.tangent, settings, operands, hs, saved), d)(cts)
+    (ct,) = jax.linear_transpose(partial(xla.tangent, settings, operands, hs, saved), d)(cts)
     return ct
 
 
 XLA_FORMS: dict[str, Callable[..., Any]] = {
-    "infer": fused.infer,
-    "forward": fused.forward,
-    "tangent": fused.tangent,
+    "infer": xla.infer,
+    "forward": xla.forward,
+    "tangent": xla.tangent,
     "backward": transposed,
 }
 
@@ -138,7 +140,7 @@ def _jvp(primals: Any, tangents: Any, *, step: Step, jaxpr: Any) -> tuple[Any, A
 def log_once(reason: str, required: str | None) -> None:
     """Says that steps run in the XLA form: as a warning if a backend was asked for by name."""
     level = logging.INFO if required is None else logging.WARNING
-    log.log(level, "%s: the XLA backend 'fused' runs, because %s.", required or "auto", reason)
+    log.log(level, "%s: the backend 'xla' runs, because %s.", required or "auto", reason)
 
 
 def _primitive(name: str) -> Primitive:

@@ -79,7 +79,7 @@ class Operands(NamedTuple):
         return self._replace(xs=jnp.where(self.hold[..., None], zero, self.xs))
 
 
-class Saved(NamedTuple):
+class Residuals(NamedTuple):
     """What the backward pass reads besides operands and outputs: 5 arrays of H, or 1.
 
     Attributes:

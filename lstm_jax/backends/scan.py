@@ -13,7 +13,7 @@ from lstm_jax.cell import add, cast, finish
 from lstm_jax.notation import Hs, LSTMState, at_least_float32
 
 
-def why_not(settings: Settings, operands: Operands) -> str | None:
+def unsupported_reason(settings: Settings, operands: Operands) -> str | None:
     """It can run everything."""
     return None
 

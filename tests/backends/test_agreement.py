@@ -66,7 +66,7 @@ def want(case):
 
 
 def a_case(name, masks, reverse, dtype):
-    """Five rows; eight for ``auto``, which takes ``columns`` for the gradient of eight rows on CPU."""
+    """Five rows; eight for ``auto``, which takes ``cpu`` for the gradient of eight rows on CPU."""
     batch = (8,) if name == "auto" else (5,)
     return make_case(
         3, T=11, batch=batch, I=7, H=6, dtype=dtype, reverse=reverse, **NO_MASKS | MASKS[masks]
@@ -131,7 +131,7 @@ def test_checkpointing_in_time_changes_nothing(name, every, masks, reverse):
     assert_relative(recomputed, kept, 2e-6)
 
 
-@pytest.mark.parametrize("name", ["fused", "auto"])
+@pytest.mark.parametrize("name", ["xla", "auto"])
 def test_the_rnn_has_the_same_rule(name):
     params = init_rnn(jax.random.key(0), 3, 4)
     xs = jax.random.normal(jax.random.key(1), (6, 2, 3))

@@ -12,7 +12,7 @@ from lstm_jax import LSTMSpec, LSTMState, lstm
 from tests.backends.test_agreement import arguments, assert_relative
 from tests.cases import make_case, nightly
 
-N, T, ROWS = 3, 3, 8  # with fewer rows, ``auto`` is ``fused`` on CPU
+N, T, ROWS = 3, 3, 8  # with fewer rows, ``auto`` is ``xla`` on CPU
 FLOATS = ("params", "xs", "state", "reset_state")
 MASKS = ("lengths", "resets")
 ALL = (*FLOATS, *MASKS)

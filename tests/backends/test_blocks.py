@@ -16,7 +16,7 @@ from lstm_jax.cell import LSTMSpec
 from lstm_jax.sequence import _lstm
 from tests.cases import assert_close, make_case
 
-XLA = pytest.mark.parametrize("backend", ["fused", "scan"])
+XLA = pytest.mark.parametrize("backend", ["xla", "scan"])
 
 
 @pytest.fixture(params=[6, 7])
@@ -86,7 +86,7 @@ def test_the_steps_of_a_block():
     assert steps(2, 4096, 256) == 1
 
 
-@pytest.mark.parametrize("backend", ["auto", "fused", "scan"])
+@pytest.mark.parametrize("backend", ["auto", "xla", "scan"])
 @pytest.mark.parametrize(
     ("T", "B", "I", "H"), [(1000, 64, 64, 256), (997, 64, 512, 256), (4001, 4, 64, 256)]
 )

@@ -128,10 +128,10 @@ def test_tf32_follows_the_precision(precision, tf32):
 
 def test_it_says_what_it_cannot_do(monkeypatch):
     settings, operands = problem(make_case())
-    assert re.search(r"GPU.*\bcpu\b", cudnn.why_not(settings, operands))
+    assert re.search(r"GPU.*\bcpu\b", cudnn.unsupported_reason(settings, operands))
 
     monkeypatch.setattr(cudnn, "found", lambda: "cuda")
-    assert cudnn.why_not(settings, operands) is None
+    assert cudnn.unsupported_reason(settings, operands) is None
     flags = jnp.zeros(operands.xs.shape[:-1], bool)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), operands)
     refused = {
@@ -143,7 +143,7 @@ def test_it_says_what_it_cannot_do(monkeypatch):
         "LSTMSpec.*RNNSpec": (Settings(RNNSpec()), operands),
     }
     for names, refusal in refused.items():
-        assert re.search(names, cudnn.why_not(*refusal))
+        assert re.search(names, cudnn.unsupported_reason(*refusal))
 
 
 def test_the_error_names_the_backend_and_the_reason():

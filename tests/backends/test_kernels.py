@@ -13,13 +13,13 @@ from jax.sharding import PartitionSpec as P
 
 import lstm_jax.nnx
 from lstm_jax import init_lstm, lstm, target
-from lstm_jax.backends import batching, columns, lowering, primitives
+from lstm_jax.backends import batching, cpu, lowering, primitives
 from tests.backends.test_agreement import assert_relative
 from tests.cases import nightly
 
 STRICT = False  # Flax
 T, N, B, I, H = 4, 2, 32, 8, 128
-"""N members of an ensemble, or sequences that vmap maps. Enough rows for ``columns`` to be faster."""
+"""N members of an ensemble, or sequences that vmap maps. Enough rows for ``cpu`` to be faster."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +41,13 @@ def kernels(monkeypatch):
     """The steps that the CPU's kernels ran, in the order in which they were lowered."""
     steps = []
     for name in ("infer", "forward", "backward"):
-        kernel = getattr(columns, name)
+        kernel = getattr(cpu, name)
 
         def recorded(*args, name=name, kernel=kernel, **keywords):
             steps.append(name)
             return kernel(*args, **keywords)
 
-        monkeypatch.setattr(columns, name, recorded)
+        monkeypatch.setattr(cpu, name, recorded)
     return steps
 
 
@@ -150,14 +150,14 @@ def test_few_rows_run_in_the_xla_form_and_the_log_says_so(kernels, caplog):
     params, xs = arrays()
     jax.jit(first(jax.grad(loss)))(params, xs[:, :, :4])
     assert kernels == []
-    assert any("columns" in message and "slower" in message for message in caplog.messages)
+    assert any("cpu" in message and "slower" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("name", ["ensemble", "grad of ensemble", "vmap of grad", "vmap of vmap"])
 def test_a_backend_by_name_runs_member_by_member(kernels, name):
     """Also with rows so few that ``auto`` would not run the kernel."""
     params, xs = arrays()
-    function, expected = transforms("columns")[name]
+    function, expected = transforms("cpu")[name]
     got = jax.jit(function)(params, xs[:, :, :2])
     assert set(kernels) == set(expected)
     assert_relative(got, jax.jit(transforms("scan")[name][0])(params, xs[:, :, :2]), 1e-5)
@@ -173,21 +173,21 @@ def test_small_members_run_all_at_once(kernels, caplog):
 
 
 def test_without_jit_a_backend_by_name_is_refused():
-    with jax.disable_jit(), pytest.raises(ValueError, match=r"backend.*'columns'.*disable_jit"):
-        first(partial(hidden, backend="columns"))(*arrays())
+    with jax.disable_jit(), pytest.raises(ValueError, match=r"backend.*'cpu'.*disable_jit"):
+        first(partial(hidden, backend="cpu"))(*arrays())
 
 
 @pytest.mark.parametrize("name", ["vmap", "ensemble", "grad of ensemble", "vmap of grad"])
 def test_a_backend_of_another_platform_is_refused_under_vmap(name):
-    with pytest.raises(ValueError, match=r"backend.*'pallas_tpu'.*\bcpu\b"):
-        jax.jit(transforms("pallas_tpu")[name][0])(*arrays())
+    with pytest.raises(ValueError, match=r"backend.*'tpu'.*\bcpu\b"):
+        jax.jit(transforms("tpu")[name][0])(*arrays())
 
 
 def test_second_derivatives_of_a_backend_by_name_say_that_they_run_in_the_xla_form(caplog):
-    got = jax.jit(transforms("columns")["second derivative"][0])(*arrays())
+    got = jax.jit(transforms("cpu")["second derivative"][0])(*arrays())
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "columns" in record.message
+    assert "cpu" in record.message
     assert_relative(got, jax.jit(transforms("scan")["second derivative"][0])(*arrays()), 1e-4)
 
 
@@ -230,8 +230,8 @@ def test_a_backend_by_name_is_refused_for_an_explicit_mapped_axis():
     params, xs = arrays()
     with jax.set_mesh(mesh(AxisType.Explicit, "data")):
         xs = jax.device_put(xs, NamedSharding(jax.sharding.get_mesh(), P("data")))
-        with pytest.raises(ValueError, match=r"backend.*'columns'.*vmap.*'data'.*Explicit"):
-            jax.jit(transforms("columns")["vmap"][0])(params, xs)
+        with pytest.raises(ValueError, match=r"backend.*'cpu'.*vmap.*'data'.*Explicit"):
+            jax.jit(transforms("cpu")["vmap"][0])(params, xs)
 
 
 @pytest.mark.parametrize("name", ["vmap", "grad of vmap", "grad of ensemble"])
@@ -358,7 +358,7 @@ def test_a_program_of_two_meshes():
     params, xs = jax.tree.map(lambda a: a[0], params), xs[0]
     want = hidden(params, xs)
     devices = np.array(jax.devices()[:2])
-    one, other = Mesh(devices, ("data",)), Mesh(devices.reshape(2, 1), ("rows", "columns"))
+    one, other = Mesh(devices, ("data",)), Mesh(devices.reshape(2, 1), ("rows", "cpu"))
 
     @jax.jit
     def program(params, xs):

@@ -14,7 +14,7 @@ from tests.cases import assert_close, make_case
 BOTH = pytest.mark.parametrize("reverse", [False, True])
 PLATFORMS = ["cpu", "tpu", "cuda"]
 H, I = 128, 8
-ROWS = (8,)  # with fewer, ``auto`` is ``fused`` on CPU
+ROWS = (8,)  # with fewer, ``auto`` is ``xla`` on CPU
 
 
 def outputs(backend, case, params, xs, state, reset_state):

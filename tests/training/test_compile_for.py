@@ -55,7 +55,7 @@ def test_data_parallelism_runs_the_kernel_and_sums_gradients_once(config):
     code, lines, _ = compile_for(config, "v5e:2x2")
     assert code == 0
     assert lines[0] == "tiny on v5e:2x2: 4 chips, TPU v5 lite"
-    assert "l0f, l1f: pallas_tpu" in lines
+    assert "l0f, l1f: tpu" in lines
     # [2048, 128] times four [128, 512] and one [128, 1000], and twice that backward; and d_w_h of the
     # first step and of reset_state, in two layers.
     flops = 3 * 2 * 32 * 64 * (4 * 128 * 512 + 128 * 1000) + 2 * 2 * 2 * 64 * 128 * 512

@@ -76,7 +76,7 @@ def test_a_gather_before_loops_and_a_sum_in_them(length):
     assert all(c.exact for c in found.values())
 
 
-@pytest.mark.parametrize("backend", ["auto", "fused", "scan"])
+@pytest.mark.parametrize("backend", ["auto", "xla", "scan"])
 @pytest.mark.parametrize(("T", "B", "H"), [(8, 4, 16), (300, 64, 256)])
 def test_flops_of_the_layer(backend, T, B, H):
     """The products with both weights, also in blocks of steps (the larger one); three times that to train."""

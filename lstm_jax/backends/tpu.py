@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.backends import elementwise, lowering
-from lstm_jax.backends.fused import Outputs, recur_all
 from lstm_jax.backends.one_tanh import pointwise
-from lstm_jax.backends.problem import Members, Operands, Saved, Settings
+from lstm_jax.backends.problem import Members, Operands, Residuals, Settings
 from lstm_jax.backends.tpu_loop import MIB, Loop, Plan, packed, run_loop, unpacked
+from lstm_jax.backends.xla import Outputs, recur_all
 from lstm_jax.cell import LSTMSpec, add, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState
 
@@ -46,7 +46,7 @@ def _tile(device_kind: str | None, H: int) -> int:
     return tile if H % tile == 0 else LANES
 
 
-def why_not(
+def unsupported_reason(
     settings: Settings, operands: Operands, device_kind: str | None = "TPU v5 lite"
 ) -> str | None:
     """The reason the kernels cannot run this, with the numbers.
@@ -90,7 +90,7 @@ def why_not(
 _PRECISIONS = (jax.lax.Precision.DEFAULT, jax.lax.Precision.HIGHEST)
 
 
-def pays(step: str, operands: Operands, members: Members = None) -> bool:
+def is_profitable(step: str, operands: Operands, members: Members = None) -> bool:
     """Always: by the compiler's schedules it is the fastest at every size it fits."""
     return True
 
@@ -130,7 +130,7 @@ def _plan(operands: Operands, vmem: int) -> Plan | None:
 
 def unroll(settings: Settings, operands: Operands) -> Outputs:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
-    return lowering.unroll(settings, operands, required="pallas_tpu")
+    return lowering.unroll(settings, operands, required="tpu")
 
 
 def infer(settings: Settings, operands: Operands, **how: Any) -> Outputs:
@@ -138,7 +138,7 @@ def infer(settings: Settings, operands: Operands, **how: Any) -> Outputs:
     return _run_forward(settings, operands, save=False, **how)[0]
 
 
-def forward(settings: Settings, operands: Operands, **how: Any) -> tuple[Outputs, Saved]:
+def forward(settings: Settings, operands: Operands, **how: Any) -> tuple[Outputs, Residuals]:
     """The loop, and what each step read."""
     return _run_forward(settings, operands, save=True, **how)
 
@@ -149,7 +149,7 @@ def _run_forward(
     save: bool,
     device_kind: str | None = None,
     interpret: Any = False,
-) -> tuple[Outputs, Saved]:
+) -> tuple[Outputs, Residuals]:
     params, xs, *_ = operands.masked()
     gx = settings.spec.project(params, xs, settings.precision)
     H, dtype = params.w_h.shape[0], xs.dtype
@@ -175,7 +175,7 @@ def _run_forward(
     batch = xs.shape[1:-1]
     arrays = {name: a.reshape(a.shape[0], *batch, a.shape[-1]) for name, a in streamed.items()}
     state = jax.tree.map(lambda a: a.reshape(*batch, a.shape[-1]), state)
-    return (state, arrays["hs"]), Saved(arrays.get("C"), arrays.get("z"))
+    return (state, arrays["hs"]), Residuals(arrays.get("C"), arrays.get("z"))
 
 
 def _forward_step(
@@ -198,7 +198,7 @@ def backward(
     settings: Settings,
     operands: Operands,
     hs: jax.Array,
-    saved: Saved,
+    saved: Residuals,
     cts: Outputs,
     device_kind: str | None = None,
     interpret: Any = False,
@@ -333,8 +333,8 @@ def _mask(operands: Operands) -> jax.Array | None:
 
 def _planned(operands: Operands, vmem: int) -> Plan:
     plan = _plan(operands, vmem)
-    assert plan is not None  # why_not has said so before
+    assert plan is not None  # unsupported_reason has said so before
     return plan
 
 
-lowering.register("tpu", "pallas_tpu", sys.modules[__name__])
+lowering.register("tpu", "tpu", sys.modules[__name__])

@@ -19,17 +19,17 @@ import jax.numpy as jnp
 
 from lstm_jax.backends.blocks import in_blocks
 from lstm_jax.backends.one_tanh import pointwise
-from lstm_jax.backends.problem import Operands, Saved, Settings
+from lstm_jax.backends.problem import Operands, Residuals, Settings
 from lstm_jax.carry import select, vary_as
 from lstm_jax.cell import LSTMSpec, add, own_weights
 from lstm_jax.notation import Hs, LSTMParams, LSTMState
 
 Outputs = tuple[LSTMState, Hs]
-Forward = Callable[[Settings, Operands], tuple[Outputs, Saved]]
-Tangent = Callable[[Settings, Operands, jax.Array, Saved, Operands], Outputs]
+Forward = Callable[[Settings, Operands], tuple[Outputs, Residuals]]
+Tangent = Callable[[Settings, Operands, jax.Array, Residuals, Operands], Outputs]
 
 
-def why_not(settings: Settings, operands: Operands) -> str | None:
+def unsupported_reason(settings: Settings, operands: Operands) -> str | None:
     """Every cell whose hidden state is what its element-wise map gives."""
     spec = type(settings.spec)
     if spec.emit is not LSTMSpec.emit:
@@ -72,13 +72,13 @@ def infer(settings: Settings, operands: Operands) -> Outputs:
     return in_blocks(run, operands, settings.reverse)
 
 
-def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Saved]:
+def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Residuals]:
     """The loop, and what each step read."""
     recompute = settings.residuals == "recompute"
     dtype = operands.xs.dtype
 
-    def save(prev: LSTMState, z: jax.Array) -> Saved:
-        return Saved(prev.C, None if recompute else z.astype(dtype))
+    def save(prev: LSTMState, z: jax.Array) -> Residuals:
+        return Residuals(prev.C, None if recompute else z.astype(dtype))
 
     return _loop(settings, operands, save)
 
@@ -104,7 +104,7 @@ def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> t
 
 
 def tangent(
-    settings: Settings, operands: Operands, hs: jax.Array, saved: Saved, d: Operands
+    settings: Settings, operands: Operands, hs: jax.Array, saved: Residuals, d: Operands
 ) -> Outputs:
     """Linear in ``d``, the tangents of the operands, at the point that ``forward`` went through."""
     spec, precision = settings.spec, settings.precision

@@ -11,7 +11,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from lstm_jax import LSTMSpec, LSTMState, backends, init_lstm, lstm
-from lstm_jax.backends import fused, pallas_tpu
+from lstm_jax.backends import tpu, xla
 from lstm_jax.backends.problem import Operands, Settings
 from lstm_jax.baselines import RNNSpec, init_rnn
 from lstm_jax.carry import select
@@ -83,8 +83,8 @@ MORE_CASES = {
 def test_the_kernels_agree_with_the_xla_form(name):
     settings, operands = problem(**(CASES | MORE_CASES)[name])
     dtype = operands.xs.dtype.type
-    outputs, saved = run(pallas_tpu.forward, settings, operands)
-    (state, hs), saved_want = jax.jit(fused.forward, static_argnums=0)(settings, operands)
+    outputs, saved = run(tpu.forward, settings, operands)
+    (state, hs), saved_want = jax.jit(xla.forward, static_argnums=0)(settings, operands)
     assert_relative(outputs, (state, hs), TOLERANCE[dtype])
     read = [select(operands.hold, jnp.zeros_like(a), a) for a in saved if a is not None]
     read_want = [select(operands.hold, jnp.zeros_like(a), a) for a in saved_want if a is not None]
@@ -93,9 +93,9 @@ def test_the_kernels_agree_with_the_xla_form(name):
     cts = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size)).reshape(a.shape), (state, hs))
     cts = jax.tree.map(lambda c, a: c.astype(a.dtype), cts, (state, hs))
     d = operands._replace(begin=None, hold=None)
-    tangent = partial(fused.tangent, settings, operands, hs, saved_want)
+    tangent = partial(xla.tangent, settings, operands, hs, saved_want)
     (ct_want,) = jax.jit(lambda cts: jax.linear_transpose(tangent, d)(cts))(cts)
-    ct = run(pallas_tpu.backward, settings, operands, hs, saved_want, cts)
+    ct = run(tpu.backward, settings, operands, hs, saved_want, cts)
     assert jax.tree.structure(ct) == jax.tree.structure(ct_want)
     assert jax.tree.map(lambda a: a.dtype, ct) == jax.tree.map(lambda a: a.dtype, ct_want)
     assert_relative(ct, ct_want, TOLERANCE[dtype])
@@ -111,8 +111,8 @@ def test_several_tiles_of_hidden_units(width, monkeypatch):
 
 def test_without_a_gradient_nothing_else_changes():
     settings, operands = problem(masks="both")
-    outputs = run(pallas_tpu.infer, settings, operands)
-    assert_relative(outputs, run(pallas_tpu.forward, settings, operands)[0], 0)
+    outputs = run(tpu.infer, settings, operands)
+    assert_relative(outputs, run(tpu.forward, settings, operands)[0], 0)
 
 
 def interpreted():
@@ -121,20 +121,20 @@ def interpreted():
     def unroll(settings, operands):
         @jax.custom_vjp
         def kernel(operands):
-            return pallas_tpu.infer(settings, operands, interpret=CHECKED)
+            return tpu.infer(settings, operands, interpret=CHECKED)
 
         def forward(operands):
-            outputs, saved = pallas_tpu.forward(settings, operands, interpret=CHECKED)
+            outputs, saved = tpu.forward(settings, operands, interpret=CHECKED)
             return outputs, (operands, outputs[1], saved)
 
         def backward(residuals, cts):
-            return (pallas_tpu.backward(settings, *residuals, cts, interpret=CHECKED),)
+            return (tpu.backward(settings, *residuals, cts, interpret=CHECKED),)
 
         kernel.defvjp(forward, backward)
         return kernel(operands)
 
     backend = ModuleType("interpreted")
-    backend.why_not, backend.unroll = lambda settings, operands: None, unroll
+    backend.unsupported_reason, backend.unroll = lambda settings, operands: None, unroll
     return backend
 
 
@@ -173,10 +173,10 @@ def shapes(H=128, B=32, T=4, dtype=jnp.float32, spec=LSTMSpec(), init=init_lstm)
 
 
 def test_it_can_run_what_fits():
-    assert pallas_tpu.why_not(*shapes()) is None
-    assert pallas_tpu.why_not(*shapes(H=2048)) is None
-    assert pallas_tpu.why_not(*shapes(H=1024, dtype=jnp.bfloat16), "TPU v4") is None
-    assert pallas_tpu.why_not(*shapes(), None) is None
+    assert tpu.unsupported_reason(*shapes()) is None
+    assert tpu.unsupported_reason(*shapes(H=2048)) is None
+    assert tpu.unsupported_reason(*shapes(H=1024, dtype=jnp.bfloat16), "TPU v4") is None
+    assert tpu.unsupported_reason(*shapes(), None) is None
 
 
 def test_it_says_with_numbers_what_it_cannot_do():
@@ -189,16 +189,18 @@ def test_it_says_with_numbers_what_it_cannot_do():
         "RNNSpec": shapes(spec=RNNSpec(), init=init_rnn),
     }
     for names, case in refused.items():
-        assert re.search(names, pallas_tpu.why_not(*case))
+        assert re.search(names, tpu.unsupported_reason(*case))
     high = Settings(LSTMSpec(), precision="high"), shapes()[1]
-    assert re.search(r"precision.*\bhigh\b.*default.*highest", pallas_tpu.why_not(*high))
+    assert re.search(r"precision.*\bhigh\b.*default.*highest", tpu.unsupported_reason(*high))
 
 
 def test_it_says_how_much_memory_is_missing():
     # The weights are 64 MiB.
     numbers = r"\bH\b.*\b2048\b.*\bB\b.*\b32\b.*\bfloat32.*\b73 MiB.*VMEM"
-    assert re.search(rf"{numbers}.*TPU v4.*\b16\b", pallas_tpu.why_not(*shapes(H=2048), "TPU v4"))
-    unknown_chip = pallas_tpu.why_not(*shapes(H=2048), None)
+    assert re.search(
+        rf"{numbers}.*TPU v4.*\b16\b", tpu.unsupported_reason(*shapes(H=2048), "TPU v4")
+    )
+    unknown_chip = tpu.unsupported_reason(*shapes(H=2048), None)
     assert re.search(rf"{numbers}.*\b16\b", unknown_chip)
     assert "None" not in unknown_chip
 
@@ -208,5 +210,5 @@ def test_asked_for_by_name_without_a_tpu_it_says_what_is_missing(H, names):
     if jax.default_backend() == "tpu":
         pytest.skip("a TPU is there")
     params, xs = init_lstm(jax.random.key(0), 8, H), jnp.ones((4, 16, 8))
-    with pytest.raises(ValueError, match=rf"backend.*'pallas_tpu'.*{names}"):
-        lstm(params, xs, backend="pallas_tpu")
+    with pytest.raises(ValueError, match=rf"backend.*'tpu'.*{names}"):
+        lstm(params, xs, backend="tpu")

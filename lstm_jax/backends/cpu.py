@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 
 from lstm_jax.backends import elementwise, lowering
-from lstm_jax.backends.fused import Outputs
 from lstm_jax.backends.one_tanh import (
     packs,
     pointwise,
@@ -30,7 +29,8 @@ from lstm_jax.backends.one_tanh import (
     scale_weights,
     unscale_packed,
 )
-from lstm_jax.backends.problem import Members, Operands, Saved, Settings
+from lstm_jax.backends.problem import Members, Operands, Residuals, Settings
+from lstm_jax.backends.xla import Outputs
 from lstm_jax.carry import vary_as
 from lstm_jax.cell import LSTMSpec, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
@@ -41,7 +41,7 @@ ROWS, STATES, STEPS, STEPS_AND_ROWS = 32, 8192, 16, 1536
 """The least rows (or, for training, hidden units of all rows), steps, and steps times rows that pay."""
 
 
-def pays(step: str, operands: Operands, members: Members = None) -> bool:
+def is_profitable(step: str, operands: Operands, members: Members = None) -> bool:
     """Whether the problem is large enough for this to be faster than rows.
 
     A call transposes the weights, which takes many steps and rows to pay off. With few rows each row of
@@ -58,7 +58,9 @@ def pays(step: str, operands: Operands, members: Members = None) -> bool:
     return enough and steps >= STEPS and steps * rows >= STEPS_AND_ROWS
 
 
-def why_not(settings: Settings, operands: Operands, device_kind: str | None = None) -> str | None:
+def unsupported_reason(
+    settings: Settings, operands: Operands, device_kind: str | None = None
+) -> str | None:
     """Cells with the LSTM's own products and state, of known shape."""
     spec, own = type(settings.spec), LSTMSpec
     if (spec.project, spec.recur, spec.emit) != (own.project, own.recur, own.emit):
@@ -83,7 +85,7 @@ def why_not(settings: Settings, operands: Operands, device_kind: str | None = No
 
 def unroll(settings: Settings, operands: Operands) -> Outputs:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
-    return lowering.unroll(settings, operands, required="columns")
+    return lowering.unroll(settings, operands, required="cpu")
 
 
 def infer(settings: Settings, operands: Operands, device_kind: str | None = None) -> Outputs:
@@ -93,7 +95,7 @@ def infer(settings: Settings, operands: Operands, device_kind: str | None = None
 
 def forward(
     settings: Settings, operands: Operands, device_kind: str | None = None
-) -> tuple[Outputs, Saved]:
+) -> tuple[Outputs, Residuals]:
     """The loop, and what each step read.
 
     Returned in rows, as on every platform. The loop stores columns, and all steps are transposed after it:
@@ -101,8 +103,8 @@ def forward(
     """
     recompute, dtype = settings.residuals == "recompute", operands.xs.dtype
 
-    def save(C: jax.Array, z: jax.Array) -> Saved:
-        return Saved(C, None if recompute else z.astype(dtype))
+    def save(C: jax.Array, z: jax.Array) -> Residuals:
+        return Residuals(C, None if recompute else z.astype(dtype))
 
     outputs, saved = _loop(settings, operands, save)
     if saved.z is not None and packs(settings.spec):  # as every platform saves it
@@ -146,7 +148,7 @@ def backward(
     settings: Settings,
     operands: Operands,
     hs: jax.Array,
-    saved: Saved,
+    saved: Residuals,
     cts: Outputs,
     device_kind: str | None = None,
 ) -> Operands:
@@ -372,4 +374,4 @@ def _at(a: Any, t: jax.Array) -> Any:
     return None if a is None else jax.lax.dynamic_index_in_dim(a, t, 0, keepdims=False)
 
 
-lowering.register("cpu", "columns", sys.modules[__name__])
+lowering.register("cpu", "cpu", sys.modules[__name__])

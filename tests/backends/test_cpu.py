@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from lstm_jax import LSTMSpec, LSTMState, lstm
-from lstm_jax.backends import columns, fused
+from lstm_jax.backends import cpu, xla
 from lstm_jax.backends.problem import Operands, Settings
 from tests.backends.test_agreement import arguments, assert_relative, loss_and_outputs
 from tests.cases import make_case
@@ -26,15 +26,15 @@ def test_the_size_of_a_block_changes_nothing(monkeypatch, columns_a_block, rever
     """A block of 1, 2, 3 and all 7 steps of 3 rows."""
     case = make_case(1, T=7, batch=(3,), reverse=reverse)
     want = gradient(case, "scan")
-    monkeypatch.setattr(columns, "COLUMNS", columns_a_block)
+    monkeypatch.setattr(cpu, "COLUMNS", columns_a_block)
     jax.clear_caches()
-    assert_relative(gradient(case, "columns", residuals=residuals), want, 1e-5)
+    assert_relative(gradient(case, "cpu", residuals=residuals), want, 1e-5)
 
 
 @pytest.mark.parametrize("T", [0, 1, 2, 127])
 @pytest.mark.parametrize("rows", [1, 32, 5000])
 def test_the_blocks_cover_every_step_once(T, rows):
-    k, blocks = columns.block_sizes(T, rows)
+    k, blocks = cpu.block_sizes(T, rows)
     assert 1 <= k <= max(T, 1)
     assert (blocks - 1) * k < max(T, 1)
     assert blocks * k >= T
@@ -53,7 +53,7 @@ def test_the_blocks_cover_every_step_once(T, rows):
 )
 def test_any_batch_axes_and_few_steps(T, batch, reverse):
     case = make_case(2, T=T, batch=batch, reverse=reverse)
-    assert_relative(gradient(case, "columns"), gradient(case, "scan"), 1e-5)
+    assert_relative(gradient(case, "cpu"), gradient(case, "scan"), 1e-5)
 
 
 def test_no_bias():
@@ -63,7 +63,7 @@ def test_no_bias():
     def loss(params, backend):
         return (lstm(params, case.xs, backend=backend)[1] ** 2).sum()
 
-    got, want = (jax.grad(loss)(params, b) for b in ("columns", "scan"))
+    got, want = (jax.grad(loss)(params, b) for b in ("cpu", "scan"))
     assert got.bias is None
     assert_relative(got, want, 1e-5)
 
@@ -74,8 +74,8 @@ def test_what_is_kept(residuals, dtype):
     case = make_case(T=5, batch=(2, 3), H=4, dtype=dtype, lengths=False, resets=False)
     operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.reset_states[0])
     settings = Settings(LSTMSpec(), residuals=residuals)
-    _, saved = jax.eval_shape(lambda o: columns.forward(settings, o), operands)
-    _, want = jax.eval_shape(lambda o: fused.forward(settings, o), operands)
+    _, saved = jax.eval_shape(lambda o: cpu.forward(settings, o), operands)
+    _, want = jax.eval_shape(lambda o: xla.forward(settings, o), operands)
     assert saved == want
     assert (saved.C.shape, saved.C.dtype) == ((5, 2, 3, 4), jnp.float32)
     if residuals == "recompute":
@@ -92,17 +92,17 @@ class Emits(LSTMSpec):
 def test_it_says_what_it_declines():
     case = make_case()
     operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.states[0])
-    assert columns.why_not(Settings(LSTMSpec()), operands) is None
-    assert "Emits" in columns.why_not(Settings(Emits()), operands)
+    assert cpu.unsupported_reason(Settings(LSTMSpec()), operands) is None
+    assert "Emits" in cpu.unsupported_reason(Settings(Emits()), operands)
     no_rows = operands._replace(
         state=case.states[0]._replace(C=jnp.ones((0, 3)), h=jnp.ones((0, 3)))
     )
-    assert columns.why_not(Settings(LSTMSpec()), no_rows) is not None
+    assert cpu.unsupported_reason(Settings(LSTMSpec()), no_rows) is not None
     no_C = operands._replace(state=case.states[0]._replace(C=None))
-    assert "LSTMSpec" in columns.why_not(Settings(LSTMSpec()), no_C)
+    assert "LSTMSpec" in cpu.unsupported_reason(Settings(LSTMSpec()), no_C)
 
 
-RULE = {name: getattr(columns, name) for name in ("ROWS", "STATES", "STEPS", "STEPS_AND_ROWS")}
+RULE = {name: getattr(cpu, name) for name in ("ROWS", "STATES", "STEPS", "STEPS_AND_ROWS")}
 """As users have it; the other tests have it for few steps."""
 
 
@@ -120,9 +120,11 @@ RULE = {name: getattr(columns, name) for name in ("ROWS", "STATES", "STEPS", "ST
 )
 def test_it_pays_for_many_steps_and_rows(monkeypatch, T, batch, H, infers, trains):
     for name, value in RULE.items():
-        monkeypatch.setattr(columns, name, value)
+        monkeypatch.setattr(cpu, name, value)
     case = make_case(T=T, batch=batch, I=1, H=H, lengths=False, resets=False)
     state = LSTMState(jnp.zeros((*batch, H)), jnp.zeros((*batch, H)))
     operands = Operands(case.params[0], jnp.asarray(case.xs), state, state)
-    assert columns.pays("infer", operands) == infers
-    assert columns.pays("forward", operands) == columns.pays("backward", operands) == trains
+    assert cpu.is_profitable("infer", operands) == infers
+    assert (
+        cpu.is_profitable("forward", operands) == cpu.is_profitable("backward", operands) == trains
+    )
