@@ -12,8 +12,10 @@ import importlib
 from typing import Any
 
 from lstm_jax import baselines, initializers
+from lstm_jax.carry import zero_state
 from lstm_jax.cell import LSTMSpec, init_lstm, lstm_cell
 from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.options import Options
 from lstm_jax.partition import Partition
 from lstm_jax.sequence import lstm
 from lstm_jax.stack import init_stack, lstm_stack
@@ -24,6 +26,7 @@ __all__ = [
     "LSTMParams",
     "LSTMSpec",
     "LSTMState",
+    "Options",
     "Partition",
     "baselines",
     "init_lstm",
@@ -32,6 +35,7 @@ __all__ = [
     "lstm",
     "lstm_cell",
     "lstm_stack",
+    "zero_state",
 ]
 
 _LAZY = {"linen", "nnx"}  # they import Flax, which takes seconds

@@ -1,26 +1,65 @@
-"""The carry of a batch: zeros that are sharded as the inputs are, broadcasting, choosing rows."""
+"""The carry of a batch: zeros that are sharded as the inputs are, broadcasting, selecting rows."""
 
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Float
 
 from lstm_jax.cell import LSTMSpec
-from lstm_jax.notation import LSTMState
+from lstm_jax.checks import check_floating, check_params, check_spec, check_x
+from lstm_jax.notation import LSTMParams, LSTMState
 
 Tree = TypeVar("Tree")
 
 
-def zero_state(spec: LSTMSpec, hidden_size: int, xs: jax.Array, dtype: DTypeLike) -> LSTMState:
-    """A zero carry that varies over devices as the batch axes of ``xs`` do.
+def zero_state(
+    params: LSTMParams,
+    x: Float[ArrayLike, "*B I"] | jax.ShapeDtypeStruct,
+    *,
+    spec: LSTMSpec = LSTMSpec(),
+    dtype: DTypeLike | None = None,
+) -> LSTMState:
+    """Returns a state of zeros for a batch, to start :func:`~lstm_jax.lstm_cell` from.
 
-    Derived from xs: a plain ``jnp.zeros`` is no valid carry beside a sharded batch, under
-    Explicit axes and in ``shard_map``. XLA drops the sum. (``jnp.zeros_like`` loses the
-    sharding on jax 0.12 where no mesh is set.)
+    It is sharded over devices as the batch is, which a scan needs under Explicit axes and in ``shard_map``.
+
+    Args:
+      params: The weights of the layer.
+      x: The input of one step ``[*B, I]``, or its shape and dtype as a ``jax.ShapeDtypeStruct``.
+      spec: The kind of cell.
+      dtype: The compute dtype. None is that of x.
+
+    Returns:
+      ``C`` of shape ``[*B, H]`` in at least float32, and ``h`` of shape ``[*B, H]`` in the compute dtype.
+
+    Raises:
+      ValueError: If shapes or dtypes do not fit.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from lstm_jax import init_lstm
+    >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
+    >>> zero = zero_state(params, jnp.ones((2, 3), jnp.bfloat16))
+    >>> zero.C.shape, zero.C.dtype, zero.h.dtype
+    ((2, 5), dtype('float32'), dtype(bfloat16))
     """
-    sums = xs.sum(axis=(0, -1))
-    batch = jnp.where(False, sums, jnp.zeros((), sums.dtype))
+    check_spec(spec, LSTMSpec)
+    x = check_x(jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x)
+    params = check_params(spec, params, x.shape[-1])
+    dtype = jnp.dtype(x.dtype if dtype is None else dtype)
+    check_floating("dtype", dtype)
+    return zeros_beside(x.sum(-1), spec, spec.hidden_size(params), dtype)
+
+
+def zeros_beside(batch: jax.Array, spec: LSTMSpec, hidden_size: int, dtype: DTypeLike) -> LSTMState:
+    """Returns a state of zeros that varies over devices as ``batch [*B]`` does.
+
+    It is derived from ``batch``: a plain ``jnp.zeros`` is no valid carry beside a sharded batch, under
+    Explicit axes and in ``shard_map``. XLA drops the values. (``jnp.zeros_like`` loses the sharding on
+    jax 0.12 if no mesh is set.)
+    """
+    batch = jnp.where(False, batch, jnp.zeros((), batch.dtype))
 
     def zeros(type_: jax.ShapeDtypeStruct) -> jax.Array:
         return jnp.broadcast_to(batch[..., None].astype(type_.dtype), type_.shape)
@@ -36,9 +75,10 @@ def broadcast(state: LSTMState, zero: LSTMState) -> LSTMState:
 
 
 def vary_as(tree: Tree, *operands: Any) -> Tree:
-    """Marks ``tree`` as varying over the devices of a ``shard_map`` wherever one of the operands does.
+    """Marks all of ``tree`` as varying over the devices of a ``shard_map`` wherever any array does.
 
-    A scan's carry must vary from its first step on as it will after it.
+    The arrays are those of ``tree`` and of the operands. A scan's carry must vary from its first step on as
+    it will after it.
     """
     axes = frozenset().union(*(_varying(a) for a in jax.tree.leaves((tree, operands))))
 
@@ -51,11 +91,6 @@ def vary_as(tree: Tree, *operands: Any) -> Tree:
 
 def _varying(a: jax.Array) -> frozenset[Any]:
     return frozenset(jax.typeof(a).manual_axis_type.varying)
-
-
-def vary_alike(tree: Tree) -> Tree:
-    """Marks all arrays of ``tree`` as varying wherever one of them does."""
-    return vary_as(tree)
 
 
 def mask_unread(
@@ -87,7 +122,11 @@ def mask_unread(
 
 
 def select(flag: jax.Array | None, if_true: Tree, if_false: Tree) -> Tree:
-    """``where`` over a state: ``flag [*B]`` chooses rows of arrays ``[*B, H]``. None is False."""
+    """``where`` over arrays ``[*B, H]``, by a flag ``[*B]``, ``[*B, 1]`` or ``[*B, H]``. None is False."""
     if flag is None:
         return if_false
-    return jax.tree.map(lambda a, b: jnp.where(flag[..., None], a, b), if_true, if_false)
+
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(flag if flag.ndim == a.ndim else flag[..., None], a, b)
+
+    return jax.tree.map(choose, if_true, if_false)

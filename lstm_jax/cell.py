@@ -15,6 +15,7 @@ Gers, Schmidhuber & Cummins (2000), Learning to forget.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -26,8 +27,10 @@ from lstm_jax import initializers
 from lstm_jax.checks import (
     check_carried,
     check_declared,
+    check_floating,
     check_params,
     check_registered,
+    check_size,
     check_spec,
     check_state,
     check_x,
@@ -106,8 +109,8 @@ class LSTMSpec:
         """The shape and the default initializer of each field of :attr:`Params`.
 
         A field whose default is None, such as the bias, may be None. The fields after ``bias`` are the
-        cell's own weights: ``pointwise`` reads them, in C's dtype. With H as last axis they run on every
-        backend for element-wise cells except ``tpu``, otherwise on ``scan`` and ``xla``.
+        cell's own weights: ``pointwise`` reads them, in C's dtype. Element-wise cells whose own weights have
+        H as last axis run on every backend except ``tpu``, others on ``scan`` and ``xla``.
         """
         packed = self.gates * hidden_size
         return {
@@ -216,8 +219,8 @@ def lstm_cell(
     params: LSTMParams,
     state: LSTMState,
     x: Float[ArrayLike, "*B I"],
-    spec: LSTMSpec = LSTMSpec(),
     *,
+    spec: LSTMSpec = LSTMSpec(),
     precision: Precision = None,
 ) -> tuple[LSTMState, Float[jax.Array, "*B H"]]:
     """Computes one step of the LSTM: a pure function that :func:`jax.lax.scan` takes as it is.
@@ -241,23 +244,30 @@ def lstm_cell(
     Source: the equations at the top of this module.
 
     >>> import functools, jax, jax.numpy as jnp
-    >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
-    >>> zero = LSTMState(C=jnp.zeros((2, 5)), h=jnp.zeros((2, 5)))
-    >>> state, h = lstm_cell(params, zero, jnp.ones((2, 3)))
+    >>> from lstm_jax import zero_state
+    >>> params, xs = init_lstm(jax.random.key(0), input_size=3, hidden_size=5), jnp.ones((7, 2, 3))
+    >>> zero = zero_state(params, xs[0])
+    >>> state, h = lstm_cell(params, zero, xs[0])
     >>> h.shape
     (2, 5)
-    >>> xs = jnp.ones((7, 2, 3))
     >>> state, hs = jax.lax.scan(functools.partial(lstm_cell, params), zero, xs)
     >>> hs.shape
     (7, 2, 5)
     """
-    x = jnp.asarray(x)
     check_spec(spec, LSTMSpec)
-    check_x(x)
-    check_params(spec, params, x.shape[-1])
+    x = check_x(x)
+    params = check_params(spec, params, x.shape[-1])
     check_state("state", state, spec.state_types(spec.hidden_size(params), x.shape[:-1], x.dtype))
     state = jax.tree.map(jnp.asarray, state)
     check_carried(state.C)
+    return _step(params, state, x, spec, precision)
+
+
+@partial(jax.jit, static_argnames=("spec", "precision"), inline=True)
+def _step(
+    params: LSTMParams, state: LSTMState, x: jax.Array, spec: LSTMSpec, precision: Precision
+) -> tuple[LSTMState, jax.Array]:
+    """``lstm_cell`` on checked arguments: one program if it is called eagerly, inlined if it is traced."""
     dtype = state.h.dtype
     params = cast(params, dtype, None if state.C is None else state.C.dtype)
     gx = spec.project(params, x.astype(dtype), precision)
@@ -281,8 +291,8 @@ def init_lstm(
 
     Args:
       key: A PRNG key.
-      input_size: I.
-      hidden_size: H.
+      input_size: I, at least 1.
+      hidden_size: H, at least 1.
       spec: The kind of cell.
       kernel_init: Initializer of each gate's input weights ``[I, H]``. None is the cell's: Glorot.
       recurrent_kernel_init: Initializer of each gate's recurrent weights ``[H, H]``. None is the
@@ -296,6 +306,9 @@ def init_lstm(
     Returns:
       An instance of ``spec.Params``: :class:`LSTMParams`, or the class of a cell with more weights.
 
+    Raises:
+      ValueError: If a size is not a positive integer, or ``param_dtype`` no floating point type.
+
     >>> import jax
     >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
     >>> params.w_x.shape, params.w_h.shape, params.bias.shape
@@ -304,6 +317,9 @@ def init_lstm(
     check_spec(spec, LSTMSpec)
     check_registered(spec.Params)
     check_declared(spec)
+    check_floating("param_dtype", jnp.dtype(param_dtype))
+    input_size = check_size("input_size", input_size)
+    hidden_size = check_size("hidden_size", hidden_size)
     fields = param_initializers(
         input_size, hidden_size, spec, kernel_init, recurrent_kernel_init, bias_init, use_bias
     )

@@ -1,51 +1,132 @@
 """Checks of arguments at trace time, from shapes and dtypes. Errors say how to fix the call."""
 
 import dataclasses
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.notation import LSTMParams, LSTMState, Shape
+from lstm_jax.notation import LSTMParams, LSTMState, P, Shape
 
 
-def check_xs(xs: jax.Array) -> None:
-    """``xs`` is ``[T, *B, I]`` and real."""
+def check_xs(xs: Any) -> jax.Array:
+    """Returns ``xs`` as an array, checked to be ``[T, *B, I]`` and real."""
+    xs = as_array("xs", xs)
     if xs.ndim < 2:
         raise ValueError(
             f"expected xs of shape [T, *B, I], time first, got shape {xs.shape}; for a single "
             "time step call lstm_cell, or add the axis with xs[None]."
         )
     check_floating("xs", xs.dtype)
+    return xs
 
 
-def check_x(x: jax.Array) -> None:
-    """``x`` is ``[*B, I]`` and real."""
+def check_x(x: Any) -> jax.Array:
+    """Returns ``x`` as an array, checked to be ``[*B, I]`` and real."""
+    x = as_array("x", x)
     if x.ndim < 1:
         raise ValueError("expected x of shape [*B, I], got a scalar; write x[None] for I = 1.")
     check_floating("x", x.dtype)
+    return x
 
 
-def check_floating(name: str, dtype: Any) -> None:
-    """``dtype`` is a real floating point type."""
+def as_array(name: str, value: Any) -> jax.Array:
+    """Returns ``value`` as a JAX array, also from the arrays of other libraries.
+
+    Raises:
+      ValueError: If JAX cannot convert it, such as parameters in place of inputs.
+    """
+    if isinstance(value, LSTMParams | LSTMState):
+        raise ValueError(
+            f"expected {name} to be an array, got {type(value).__name__}; the order of arguments is "
+            "lstm(params, xs, state) and lstm_cell(params, state, x)."
+        )
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"expected {name} to be an array, got {type(value).__name__}: {error}"
+        ) from error
+
+
+COMPLEX_FEATURES = "take real and imaginary parts as features"
+INTEGER_FEATURES = (
+    "embed ids or one-hot them (jax.nn.one_hot), cast other integers with .astype(float32)"
+)
+
+
+def check_floating(
+    name: str, dtype: Any, if_complex: str = COMPLEX_FEATURES, if_integer: str = INTEGER_FEATURES
+) -> None:
+    """Checks that ``dtype`` is a real floating point type of at least 16 bits.
+
+    Args:
+      name: The name of the argument.
+      dtype: Its dtype.
+      if_complex: How to fix a complex one.
+      if_integer: How to fix one of integers or booleans.
+    """
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise ValueError(
-            f"expected {name} to be real, got {dtype}; take real and imaginary parts as features."
-        )
+        raise ValueError(f"expected {name} to be real, got {dtype}; {if_complex}.")
     if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"expected {name} to be floating point, got {dtype}; {if_integer}.")
+    if jnp.finfo(dtype).bits < 16:
         raise ValueError(
-            f"expected {name} to be floating point, got {dtype}; embed ids or one-hot them "
-            "(jax.nn.one_hot), cast other integers with .astype(float32)."
+            f"expected {name} to have at least 16 bits, got {dtype}, in which the gates have few values; "
+            "cast with .astype(jnp.bfloat16)."
         )
+
+
+def type_name(value: Any) -> str:
+    """The name of a value's type with its module, by which types of one name can be told apart."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def check_size(name: str, value: Any) -> int:
+    """Returns a size as Python's int, also from NumPy's, checked to be at least 1."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        size = 0
+    if size < 1 or isinstance(value, bool):
+        raise ValueError(f"expected {name} to be an integer, at least 1, got {value!r}.")
+    return size
+
+
+def check_bool(name: str, value: Any) -> bool:
+    """Returns ``value`` as Python's bool, also from NumPy's, checked to be known when tracing."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise ValueError(
+            f"expected {name} to be True or False when the program is traced, got {value!r}; it selects the "
+            "program. For an argument of a jitted function list it in static_argnames."
+        )
+    return bool(value)
+
+
+def check_dropout(name: str, rate: Any) -> float:
+    """Returns a dropout rate as Python's float, checked to be in ``[0, 1)`` and known when tracing."""
+    if isinstance(rate, jax.core.Tracer):
+        raise ValueError(
+            f"expected {name} to be a number when the program is traced, got {rate}; 0 leaves the dropout "
+            "out of the program. List it in static_argnames of jax.jit, or pass it as a Python number."
+        )
+    try:
+        value = float(rate)
+    except TypeError:
+        value = -1.0
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"expected {name} to be in [0, 1), got {rate!r}.")
+    return value
 
 
 def check_spec(spec: Any, base: Any) -> None:
     """``spec`` is an instance of ``base`` whose fields tell it from any other."""
     if not isinstance(spec, base):
-        hint = (
-            f"write {spec.__name__}()" if isinstance(spec, type) else f"such as {base.__name__}()"
-        )
-        raise ValueError(f"expected spec to be an {base.__name__}, got {spec!r}; {hint}.")
+        name = spec.__name__ if isinstance(spec, type) else base.__name__
+        got = f"the class {name}" if isinstance(spec, type) else repr(spec)
+        raise ValueError(f"expected spec to be an {base.__name__}, got {got}; write spec={name}().")
     kind = type(spec)
     unknown = vars(spec).keys() - {field.name for field in dataclasses.fields(spec)}
     if unknown and not {"__dataclass_fields__", "__eq__"} & vars(kind).keys():
@@ -61,8 +142,8 @@ def check_spec(spec: Any, base: Any) -> None:
         )
 
 
-def check_params(spec: Any, params: LSTMParams, input_size: int) -> None:
-    """The weights are those of the cell, and fit each other and the input."""
+def check_params(spec: Any, params: P, input_size: int) -> P:
+    """Returns the parameters as JAX arrays, checked to be those of the cell, and to fit the input."""
     kind, gates = spec.Params, spec.gates
     if not isinstance(params, kind):
         raise ValueError(
@@ -70,12 +151,8 @@ def check_params(spec: Any, params: LSTMParams, input_size: int) -> None:
             f"of the same names write {kind.__name__}(**params), for several layers call lstm_stack."
         )
     check_registered(type(params))
-    if not hasattr(params.w_h, "shape") or not hasattr(params.w_x, "shape"):
-        raise ValueError(
-            f"expected arrays in {kind.__name__}, got {type(params.w_x).__name__} for w_x and "
-            f"{type(params.w_h).__name__} for w_h; convert with jnp.asarray."
-        )
     check_declared(spec)
+    params = _as_arrays(params)
     packed = params.w_h.shape[-1] if len(params.w_h.shape) == 2 else 0
     fields = spec.parameters(input_size, packed // gates)
     if not packed or packed % gates or params.w_h.shape != fields["w_h"][0]:
@@ -90,19 +167,39 @@ def check_params(spec: Any, params: LSTMParams, input_size: int) -> None:
             f"and w_h of shape {params.w_h.shape}, got {params.w_x.shape}; check the last axis "
             "of the input, and that both weights belong to one layer."
         )
-    may_be_none = [f.name for f in dataclasses.fields(kind) if f.default is None]
     for name, (shape, _) in fields.items():
         value = getattr(params, name)
-        if value is None and name in may_be_none:
-            continue
-        got = getattr(value, "shape", type(value).__name__)
-        if got != tuple(shape):
+        if value is not None and value.shape != tuple(shape):
             hint = (
                 "PyTorch's two biases are added: bias_ih + bias_hh"
                 if name == "bias"
-                else f"it is what {type(spec).__name__}.parameters says"
+                else f"see {type(spec).__name__}.parameters"
             )
-            raise ValueError(f"expected {name} of shape {tuple(shape)}, got {got}; {hint}.")
+            raise ValueError(f"expected {name} of shape {tuple(shape)}, got {value.shape}; {hint}.")
+    return params
+
+
+def _as_arrays(params: P) -> P:
+    """The parameters as JAX arrays. Only a field whose default is None may be None."""
+    arrays = {}
+    for field in dataclasses.fields(params):
+        value = getattr(params, field.name)
+        if value is None and field.default is None:
+            continue
+        if value is None or isinstance(value, list | tuple | int | float):
+            hint = "init_lstm draws it" if value is None else "convert it with jnp.asarray"
+            raise ValueError(
+                f"expected {field.name} of {type(params).__name__} to be an array, got "
+                f"{type(value).__name__}; {hint}."
+            )
+        arrays[field.name] = as_array(field.name, value)
+        check_floating(
+            field.name,
+            arrays[field.name].dtype,
+            if_complex="a weight is real, take .real",
+            if_integer="cast it with .astype(jnp.float32)",
+        )
+    return params.replace(**arrays)
 
 
 def check_declared(spec: Any) -> None:
@@ -131,22 +228,34 @@ def _fields(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def check_state(name: str, state: LSTMState, types: LSTMState, *, shared: bool = False) -> None:
-    """``state`` has the shapes of ``types``; if it may be ``shared``, also without batch axes."""
+def check_state(name: str, state: Any, types: LSTMState, *, shared: bool = False) -> None:
+    """Checks that ``state`` has the shapes of ``types``; if it may be ``shared``, also without batch axes."""
     if not isinstance(state, LSTMState):
         raise ValueError(
-            f"expected {name} to be an LSTMState, got {type(state).__name__}; write "
-            "LSTMState(C=cell_state, h=hidden_state), by name, since the order differs between "
-            "libraries."
+            f"expected {name} to be an lstm_jax.LSTMState, got {type_name(state)}; write "
+            "LSTMState(C=cell_state, h=hidden_state), by name, since the order differs between libraries."
         )
     for field, value, want in zip(LSTMState._fields, state, types, strict=True):
         got = None if value is None else jnp.shape(value)
         fits = _fitting(want, shared)
         if got not in fits:
             shapes = " or ".join(str(shape) for shape in dict.fromkeys(fits))
-            raise ValueError(f"expected {name}.{field} of shape {shapes}, got {got}.")
+            hint = "" if want is None or not got else _hint(name, got, want.shape)
+            raise ValueError(f"expected {name}.{field} of shape {shapes}, got {got}{hint}.")
         if value is not None:
             check_floating(f"{name}.{field}", jnp.result_type(value))
+
+
+def _hint(name: str, got: Shape, want: Shape) -> str:
+    """How to fix a state of the wrong shape, where it can be told."""
+    if got[1:] == want:
+        return (
+            f"; an array [L, *B, H] holds the states of several layers: split it, as in "
+            f"[LSTMState({name}.C[n], {name}.h[n]) for n in range({got[0]})]"
+        )
+    if got[-1] != want[-1]:
+        return f"; the layer has hidden size {want[-1]}, the state {got[-1]}"
+    return ""
 
 
 def check_carried(C: jax.Array | None) -> None:
@@ -185,28 +294,11 @@ def check_resets(resets: jax.Array, shape: Shape) -> None:
     """``resets`` is ``[T, *B]``, bool."""
     if resets.dtype != jnp.bool_:
         raise ValueError(
-            f"expected resets to be bool, got {resets.dtype}; True at t starts a new segment at "
-            "t, so convert with resets.astype(bool), or `segment_ids != previous_ids`."
+            f"expected resets to be bool, got {resets.dtype}; True at t starts a new segment at t. Write "
+            "dones.astype(bool) for flags 0 and 1, segment_ids != previous_ids for ids."
         )
     if resets.shape != shape:
         raise ValueError(
             f"expected resets of shape {shape}, one flag a step and sequence, time first, got "
             f"{resets.shape}."
-        )
-
-
-def check_memory(remat_every: int | None, residuals: str, T: Any) -> None:
-    """What is kept for the backward pass is something that can be kept."""
-    if residuals not in ("save", "recompute"):
-        raise ValueError(f"expected residuals to be 'save' or 'recompute', got {residuals!r}.")
-    if remat_every is None:
-        return
-    if not isinstance(remat_every, int) or isinstance(remat_every, bool) or remat_every < 1:
-        raise ValueError(
-            f"expected remat_every to be a number of steps, at least 1, or None, got {remat_every!r}."
-        )
-    if not isinstance(T, int):
-        raise ValueError(
-            f"remat_every needs a known number of steps, got T = {T}; export with a fixed T, or "
-            "without remat_every, which changes the memory of gradients alone."
         )

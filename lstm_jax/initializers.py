@@ -4,6 +4,7 @@ Every initializer is an ordinary JAX one, ``(key, shape, dtype) -> array``, so t
 :mod:`jax.nn.initializers` and Flax can be passed wherever ours can.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -44,10 +45,14 @@ def per_gate(initializer: Initializer, gates: int = 4) -> Initializer:
         keys = jax.random.split(key, gates)
         blocks = [initializer(k, block, at_least_float32(dtype)) for k in keys]
 
-        def pack(*blocks: jax.Array) -> jax.Array:
+        def pack(*blocks: Any) -> Any:
+            if hasattr(blocks[0], "raw_value"):  # nnx.VariableMetadata, a dataclass and no pytree
+                return dataclasses.replace(
+                    blocks[0], raw_value=pack(*(block.raw_value for block in blocks))
+                )
             return jnp.concatenate(blocks, axis=-1).astype(dtype)
 
-        return jax.tree.map(pack, *blocks)  # a tree: Flax boxes arrays to name their axes
+        return jax.tree.map(pack, *blocks)  # Linen's boxes, which name the axes, are pytrees
 
     return init
 

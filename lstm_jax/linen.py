@@ -4,7 +4,9 @@
 step and drops into ``flax.linen.RNN`` and ``flax.linen.Bidirectional``.
 """
 
-from typing import Any
+import itertools
+from dataclasses import fields
+from typing import Any, Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,20 @@ from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
 from lstm_jax import serialization  # noqa: F401  registers LSTMParams with Flax
-from lstm_jax.cell import LSTMSpec, Precision, lstm_cell, param_initializers
-from lstm_jax.checks import check_declared, check_registered
+from lstm_jax.cell import Activation, LSTMSpec, Precision, param_initializers, sigmoid, tanh
+from lstm_jax.checks import check_declared, check_floating, check_registered, check_size
 from lstm_jax.initializers import Initializer
-from lstm_jax.modules import layer_names, run_layers, zero_carry
+from lstm_jax.modules import (
+    CallKeywords,
+    Carry,
+    initial_state,
+    layer_names,
+    run_cell,
+    run_layers,
+    with_functions,
+)
 from lstm_jax.notation import LSTMParams, LSTMState
+from lstm_jax.options import Options
 from lstm_jax.partition import Partition
 from lstm_jax.stack import input_sizes
 
@@ -29,9 +40,9 @@ class LSTMWeights(nn.Module):
       kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
       recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
       bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-      use_bias: False leaves the bias out.
-      param_dtype: of the parameters.
-      spec: which cell.
+      use_bias: Whether there is a bias.
+      param_dtype: Dtype of the parameters.
+      spec: The kind of cell.
     """
 
     features: int
@@ -45,21 +56,22 @@ class LSTMWeights(nn.Module):
     @nn.compact
     def __call__(self, in_features: int) -> LSTMParams:
         """The parameters for inputs ``[..., in_features]``."""
-        fields = param_initializers(
-            in_features,
-            self.features,
+        shapes = param_initializers(
+            check_size("in_features", in_features),
+            check_size("features", self.features),
             self.spec,
             self.kernel_init,
             self.recurrent_kernel_init,
             self.bias_init,
             self.use_bias,
         )
+        check_floating("param_dtype", jnp.dtype(self.param_dtype))
         check_registered(self.spec.Params)
         check_declared(self.spec)
         return self.spec.Params(
             **{
                 name: self.param(name, init, shape, self.param_dtype)
-                for name, (shape, init) in fields.items()
+                for name, (shape, init) in shapes.items()
             }
         )
 
@@ -72,14 +84,17 @@ class LSTMCell(nn.RNNCellBase):
 
     Attributes:
       features: H.
+      gate_fn: Activation of the gates i, f and o.
+      activation_fn: Activation of the candidate values and of the cell state.
       kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
       recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
       bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-      use_bias: False leaves the bias out.
-      dtype: the compute dtype of a carry made here; None is ``param_dtype``.
-      param_dtype: of the parameters.
-      precision: of the matrix products.
-      spec: which cell.
+      use_bias: Whether there is a bias.
+      dtype: Compute dtype of a carry made by ``initialize_carry``. None is ``param_dtype``.
+      param_dtype: Dtype of the parameters.
+      carry_init: Initializer of the arrays of ``initialize_carry``. None is zeros.
+      precision: Precision of the matrix products.
+      spec: The kind of cell.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import linen as nn
@@ -91,17 +106,21 @@ class LSTMCell(nn.RNNCellBase):
     """
 
     features: int
+    gate_fn: Activation = sigmoid
+    activation_fn: Activation = tanh
     kernel_init: Initializer | None = None
     recurrent_kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
     use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    carry_init: Initializer | None = None
     precision: Precision = None
     spec: LSTMSpec = LSTMSpec()
 
     def setup(self) -> None:
         """Puts the weights at this module's own level of the variables."""
+        self.cell = with_functions(self.spec, self.gate_fn, self.activation_fn)
         self.weights = LSTMWeights(
             self.features,
             self.kernel_init,
@@ -109,54 +128,74 @@ class LSTMCell(nn.RNNCellBase):
             self.bias_init,
             self.use_bias,
             self.param_dtype,
-            self.spec,
+            self.cell,
         )
         nn.share_scope(self, self.weights)
 
-    def __call__(self, carry: LSTMState, inputs: jax.Array) -> tuple[LSTMState, jax.Array]:
-        """One step; the carry decides the compute dtype. See :func:`lstm_jax.lstm_cell`."""
-        params = self.weights(inputs.shape[-1])
-        return lstm_cell(params, carry, inputs, self.spec, precision=self.precision)
+    def __call__(self, carry: Any, inputs: ArrayLike) -> tuple[Any, jax.Array]:
+        """Computes one step. See :func:`lstm_jax.lstm_cell`.
+
+        Args:
+          carry: An :class:`lstm_jax.LSTMState`, or a plain pair ``(c, h)``. Its h has the compute dtype.
+          inputs: ``[*B, I]``. Integers are cast to the compute dtype.
+
+        Returns:
+          The new carry, of the type of the given one, and h.
+        """
+        return run_cell(
+            self.weights(jnp.shape(inputs)[-1]),
+            carry,
+            inputs,
+            spec=self.cell,
+            precision=self.precision,
+            size_name="features",
+        )
 
     @nn.nowrap
     def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> LSTMState:
-        """A zero carry for inputs of shape ``[*B, I]``; ``rng`` is not needed, nor used."""
-        dtype = self.param_dtype if self.dtype is None else self.dtype
-        return zero_carry(self.spec, self.features, input_shape[:-1], dtype)
+        """Returns a carry for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init`` from ``rng``."""
+        return _initialize_carry(self, rng, input_shape)
 
     @property
     def num_feature_axes(self) -> int:
-        """One: the last axis holds features, all before it are batch axes."""
+        """The number of trailing feature axes of an input, always 1."""
         return 1
 
 
 class LSTM(nn.Module):
     """Stacked, optionally bidirectional LSTM layers over whole sequences.
 
-    Parameters stand under ``l0f``, ``l0b``, ``l1f``, ... (layer, forward or backward), each with
+    The parameters are under ``l0f``, ``l0b``, ``l1f``, ... (layer, forward or backward), each with
     the fields of :class:`lstm_jax.LSTMParams`; :meth:`stack_params` gives them to the core.
 
     Attributes:
-      features: H, of each layer and direction.
+      features: H of each layer and direction.
       num_layers: L.
-      bidirectional: two directions a layer, concatenated.
-      dropout_rate: between layers, not after the last; needs the RNG stream "dropout".
+      bidirectional: Whether each layer has two directions, whose outputs are concatenated.
+      dropout_rate: Probability of dropping an activation between layers. None follows the last layer. Its
+        random numbers are those of the RNG stream "dropout".
+      gate_fn: Activation of the gates i, f and o.
+      activation_fn: Activation of the candidate values and of the cell state.
       kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
       recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
       bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-      use_bias: False leaves the bias out.
-      dtype: the compute dtype; None is that of the inputs.
-      param_dtype: of the parameters.
-      precision: of the matrix products.
-      spec: which cell.
-      time_major: inputs and outputs are ``[T, *B, ...]`` instead of ``[*B, T, ...]``.
-      reverse: runs backward in time; outputs stay at their own time.
-      deterministic: turns dropout off, unless the call says otherwise.
-      backend: as in :func:`lstm_jax.lstm`.
-      remat_every: as in :func:`lstm_jax.lstm`.
-      residuals: as in :func:`lstm_jax.lstm`.
-      unroll: as in :func:`lstm_jax.lstm`.
-      partition: as in :func:`lstm_jax.lstm`.
+      use_bias: Whether there is a bias.
+      dtype: Compute dtype. None is that of the inputs.
+      param_dtype: Dtype of the parameters.
+      carry_init: Initializer of the arrays of ``initialize_carry``. None is zeros.
+      spec: The kind of cell.
+      time_major: Whether inputs and outputs are ``[T, *B, ...]`` instead of ``[*B, T, ...]``.
+      return_carry: Whether a call returns the final carry, too. Type checkers expect the argument of that
+        name in the call instead.
+      reverse: Whether to run backward in time. Outputs stay at their own time.
+      keep_order: Always True: outputs of ``reverse`` keep the order of the inputs.
+      deterministic: Whether dropout is off, unless the call says otherwise.
+      precision: A tuning option. :class:`lstm_jax.Options` documents it and those below.
+      backend: A tuning option.
+      remat_every: A tuning option.
+      residuals: A tuning option.
+      unroll: A tuning option.
+      partition: A tuning option.
 
     >>> import jax, jax.numpy as jnp
     >>> from lstm_jax.linen import LSTM
@@ -170,54 +209,95 @@ class LSTM(nn.Module):
     num_layers: int = 1
     bidirectional: bool = False
     dropout_rate: float = 0.0
+    gate_fn: Activation = sigmoid
+    activation_fn: Activation = tanh
     kernel_init: Initializer | None = None
     recurrent_kernel_init: Initializer | None = None
     bias_init: Initializer | None = None
     use_bias: bool = True
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
-    precision: Precision = None
+    carry_init: Initializer | None = None
     spec: LSTMSpec = LSTMSpec()
     time_major: bool = False
+    return_carry: bool = False
     reverse: bool = False
+    keep_order: bool = True
     deterministic: bool = False
+    precision: Precision = None
     backend: str = "auto"
     remat_every: int | None = None
-    residuals: str = "save"
+    residuals: Literal["save", "recompute"] = "save"
     unroll: int | None = None
     partition: Partition | None = None
+
+    @property
+    def options(self) -> Options:
+        """The tuning options as one value."""
+        return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
+
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        return_carry: Literal[False] | None = ...,
+        init_key: jax.Array | None = ...,
+        **keywords: Unpack[CallKeywords],
+    ) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        return_carry: Literal[True],
+        init_key: jax.Array | None = ...,
+        **keywords: Unpack[CallKeywords],
+    ) -> tuple[Carry, jax.Array]: ...
 
     @nn.compact
     def __call__(
         self,
-        xs: ArrayLike,
+        inputs: ArrayLike,
         *,
-        initial_carry: tuple[LSTMState, ...] | None = None,
+        initial_carry: Any = None,
+        init_key: jax.Array | None = None,
         seq_lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
-        return_carry: bool = False,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
         deterministic: bool | None = None,
     ) -> Any:
         """Runs the layers.
 
         Args:
-          xs: inputs ``[*B, T, I]``, or ``[T, *B, I]`` if ``time_major``.
-          initial_carry: an :class:`lstm_jax.LSTMState` for each layer and direction; None is zeros.
-          seq_lengths: true lengths ``[*B]`` of right-padded sequences.
-          resets: bool ``[*B, T]`` (time first if ``time_major``): True where a segment begins.
-          return_carry: whether to return the final carry too.
-          deterministic: True turns dropout off; None is the attribute of that name.
+          inputs: ``[*B, T, I]``, or ``[T, *B, I]`` if ``time_major``. Integers are cast to the dtype of the
+            parameters, or to ``dtype``.
+          initial_carry: An :class:`lstm_jax.LSTMState`, or a plain pair ``(c, h)``, for each layer and
+            direction; with one layer and direction also a bare one. None is zeros.
+          init_key: Accepted as by Flax's ``RNN``. It has no effect: the default carry is zeros.
+          seq_lengths: True lengths ``[*B]`` of right-padded sequences.
+          resets: Bool ``[*B, T]`` (time first if ``time_major``). True where a new segment starts.
+          return_carry: Whether to return the final carry, too. None is the attribute of that name.
+          time_major: Whether time is the first axis. None is the attribute of that name.
+          reverse: Whether to run backward in time. None is the attribute of that name.
+          keep_order: As the attribute of that name.
+          deterministic: True turns dropout off. None is the attribute of that name.
 
         Returns:
-          The outputs ``[*B, T, D * H]``, or ``(carry, outputs)`` if ``return_carry``.
+          The outputs ``[*B, T, D * H]``, or ``(carry, outputs)`` if ``return_carry``. The carry has the form
+          of ``initial_carry``, and the dtype of its h; without one it is a tuple of ``LSTMState``.
 
         Raises:
-          ValueError: as :func:`lstm_jax.lstm_stack` does.
+          ValueError: As :func:`lstm_jax.lstm_stack` does.
         """
         deterministic = self.deterministic if deterministic is None else deterministic
-        dropout = 0.0 if deterministic or self.is_initializing() else self.dropout_rate
+        spec = with_functions(self.spec, self.gate_fn, self.activation_fn)
         names = layer_names(self.num_layers, self.bidirectional)
-        input_size = jnp.shape(xs)[-1] if jnp.ndim(xs) else 0
+        input_size = jnp.shape(inputs)[-1] if jnp.ndim(inputs) else 0
         sizes = input_sizes(input_size, self.features, self.num_layers, self.bidirectional)
         params = [
             LSTMWeights(
@@ -227,46 +307,56 @@ class LSTM(nn.Module):
                 self.bias_init,
                 self.use_bias,
                 self.param_dtype,
-                self.spec,
+                spec,
                 name=name,
             )(size)
             for name, size in zip(names, sizes, strict=True)
         ]
         return run_layers(
             params,
-            xs,
+            inputs,
+            num_layers=self.num_layers,
             initial_carry=initial_carry,
             seq_lengths=seq_lengths,
             resets=resets,
-            return_carry=return_carry,
-            time_major=self.time_major,
-            dropout=dropout,
-            key=self.make_rng("dropout") if dropout > 0.0 else None,
-            bidirectional=self.bidirectional,
-            reverse=self.reverse,
-            spec=self.spec,
+            return_carry=self.return_carry if return_carry is None else return_carry,
+            time_major=self.time_major if time_major is None else time_major,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            dropout_rate=0.0 if deterministic or self.is_initializing() else self.dropout_rate,
+            draw_key=lambda: self.make_rng("dropout"),
+            spec=spec,
             dtype=self.dtype,
-            precision=self.precision,
-            backend=self.backend,
-            remat_every=self.remat_every,
-            residuals=self.residuals,
-            unroll=self.unroll,
-            partition=self.partition,
+            options=self.options,
+            size_name="features",
         )
 
     @nn.nowrap
     def stack_params(self, params: Any) -> tuple[LSTMParams, ...]:
-        """``variables["params"]`` as :func:`lstm_jax.lstm_stack` takes them."""
+        """Returns ``variables["params"]`` as :func:`lstm_jax.lstm_stack` takes them."""
         names = layer_names(self.num_layers, self.bidirectional)
         return tuple(self.spec.Params(**params[name]) for name in names)
 
     @nn.nowrap
-    def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> tuple[LSTMState, ...]:
-        """Zero carries of every layer and direction, for inputs of shape ``[*B, I]``.
+    def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> Carry:
+        """Returns carries of every layer and direction, for inputs of one step, of shape ``[*B, I]``.
 
-        ``rng`` is not used. In ``dtype``, or if that is None in ``param_dtype``: what the inputs will
-        be is not known yet.
+        They are zeros, or drawn by ``carry_init`` from ``rng``. Their dtype is ``dtype``, or ``param_dtype``
+        if that is None: the dtype of the inputs is not known yet.
         """
-        dtype = self.param_dtype if self.dtype is None else self.dtype
         names = layer_names(self.num_layers, self.bidirectional)
-        return tuple(zero_carry(self.spec, self.features, input_shape[:-1], dtype) for _ in names)
+        keys = [rng] * len(names) if self.carry_init is None else jax.random.split(rng, len(names))
+        return tuple(_initialize_carry(self, key, input_shape) for key in keys)
+
+
+def _initialize_carry(module: LSTMCell | LSTM, rng: Any, input_shape: tuple[int, ...]) -> LSTMState:
+    dtype = module.param_dtype if module.dtype is None else module.dtype
+    counter = itertools.count()
+    return initial_state(
+        module.spec,
+        module.features,
+        input_shape[:-1],
+        dtype,
+        module.carry_init,
+        lambda: jax.random.fold_in(rng, next(counter)),
+    )

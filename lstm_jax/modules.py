@@ -1,15 +1,78 @@
-"""What the Flax façades share: names of layers, zero carries, batch-major runs. No Flax here."""
+"""What the two Flax modules share: layers, carries, the keywords of Flax's cells. It does not import Flax."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from lstm_jax.cell import LSTMSpec
+from lstm_jax.backends.one_tanh import SIGMOIDS, TANHS
+from lstm_jax.cell import Activation, LSTMSpec, Precision, lstm_cell, sigmoid, tanh
+from lstm_jax.checks import type_name
+from lstm_jax.initializers import Initializer
 from lstm_jax.notation import LSTMParams, LSTMState, Shape
-from lstm_jax.stack import lstm_stack
+from lstm_jax.options import Options
+from lstm_jax.stack import active_dropout, lstm_stack
+
+FlaxState = LSTMState | tuple[Any, Any]
+"""A state, or Flax's plain pair ``(c, h)``."""
+Carry = tuple[LSTMState, ...]
+"""The carry of a module with layers: one state per layer and direction."""
+
+
+class CallKeywords(TypedDict, total=False):
+    """Keywords of the modules' ``__call__`` that do not change the type of the result, for type checkers."""
+
+    initial_carry: Any
+    seq_lengths: ArrayLike | None
+    resets: ArrayLike | None
+    time_major: bool | None
+    reverse: bool | None
+    keep_order: bool | None
+    deterministic: bool | None
+
+
+@dataclass(frozen=True)
+class FunctionsSpec(LSTMSpec):
+    """The LSTM with other functions in place of σ and tanh, which Flax's cells take as arguments.
+
+    Attributes:
+      gate_fn: The activation of the gates i, f and o.
+      activation_fn: The activation of the candidate values, and of C in ``h = o ⊙ activation_fn(C)``.
+    """
+
+    gate_fn: Activation = sigmoid
+    activation_fn: Activation = tanh
+
+    @property
+    def activations(self) -> Sequence[Activation]:  # type: ignore[override]
+        """The activation of each gate: i, f, g, o."""
+        return self.gate_fn, self.gate_fn, self.activation_fn, self.gate_fn
+
+    def combine(
+        self, params: LSTMParams, C: Any, i: jax.Array, f: jax.Array, g: jax.Array, o: jax.Array
+    ) -> tuple[Any, jax.Array]:
+        """``C = f ⊙ C + i ⊙ g`` and ``h = o ⊙ activation_fn(C)``."""
+        C = f * C + i * g
+        return C, o * self.activation_fn(C)
+
+
+def with_functions(spec: LSTMSpec, gate_fn: Activation, activation_fn: Activation) -> LSTMSpec:
+    """Returns the cell with Flax's ``gate_fn`` and ``activation_fn``: ``spec`` itself for σ and tanh.
+
+    Raises:
+      ValueError: If both a cell and other functions are given.
+    """
+    if gate_fn in SIGMOIDS and activation_fn in TANHS:
+        return spec
+    if spec != LSTMSpec():
+        raise ValueError(
+            f"expected gate_fn and activation_fn only with the plain LSTM, got spec={spec!r}; set the "
+            f"activations of {type(spec).__name__} in the class, and leave gate_fn and activation_fn out."
+        )
+    return FunctionsSpec(gate_fn, activation_fn)
 
 
 def layer_names(num_layers: int, bidirectional: bool) -> list[str]:
@@ -21,14 +84,190 @@ def layer_names(num_layers: int, bidirectional: bool) -> list[str]:
     return [f"l{layer}{d}" for layer in range(num_layers) for d in ("fb" if bidirectional else "f")]
 
 
-def zero_carry(spec: LSTMSpec, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
-    """A zero carry where there are no inputs yet to derive it from, as Flax's modules make it."""
+def initial_state(
+    spec: LSTMSpec,
+    hidden_size: int,
+    batch: Shape,
+    dtype: DTypeLike,
+    carry_init: Initializer | None,
+    next_key: Callable[[], jax.Array] | None,
+) -> LSTMState:
+    """Returns a state for a batch: zeros, or drawn by ``carry_init``, C before h, as Flax's cells do."""
     types = spec.state_types(hidden_size, batch, dtype)
-    return jax.tree.map(lambda type_: jnp.zeros(type_.shape, type_.dtype), types)
+    if carry_init is None or next_key is None:
+        return jax.tree.map(lambda type_: jnp.zeros(type_.shape, type_.dtype), types)
+    return jax.tree.map(lambda type_: carry_init(next_key(), type_.shape, type_.dtype), types)
+
+
+def run_cell(
+    params: LSTMParams,
+    carry: FlaxState,
+    inputs: ArrayLike,
+    *,
+    spec: LSTMSpec,
+    precision: Precision,
+    size_name: str,
+) -> tuple[Any, jax.Array]:
+    """One step of :func:`lstm_jax.lstm_cell`. The new carry has the type of the given one.
+
+    Args:
+      params: The weights.
+      carry: An ``LSTMState``, or a plain pair ``(c, h)``.
+      inputs: ``[*B, I]``. Integers are cast to the dtype of h.
+      spec: The kind of cell.
+      precision: Precision of the matrix products.
+      size_name: The name of the module's argument for H, for messages.
+    """
+    state = as_state("carry", carry, spec.hidden_size(params), size_name)
+    x = jnp.asarray(inputs)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = x.astype(jnp.result_type(state.h))
+    new, h = lstm_cell(params, state, x, spec=spec, precision=precision)
+    return (new if isinstance(carry, LSTMState) else tuple(new)), h
+
+
+def as_state(name: str, given: Any, hidden_size: int, size_name: str) -> LSTMState:
+    """Returns a state of the given hidden size from an ``LSTMState`` or a plain pair ``(c, h)``."""
+    if not is_state(given):
+        raise ValueError(
+            f"expected {name} to be an LSTMState or a pair (c, h), got {type_name(given)}."
+        )
+    state = LSTMState(*given)
+    got = jnp.shape(state.h)[-1:]
+    if got and got != (hidden_size,):
+        raise ValueError(
+            f"expected {name} of hidden size {hidden_size}, got arrays of shape {jnp.shape(state.h)}; for "
+            f"this carry write {size_name}={got[0]}."
+        )
+    return state
+
+
+def is_state(given: Any) -> bool:
+    """Whether ``given`` is an ``LSTMState`` or a plain pair of arrays."""
+    if isinstance(given, LSTMState):
+        return True
+    return type(given) is tuple and len(given) == 2 and all(hasattr(a, "shape") for a in given)
+
+
+def run_layers(
+    params: Sequence[LSTMParams],
+    xs: ArrayLike,
+    *,
+    num_layers: int,
+    initial_carry: Any,
+    seq_lengths: ArrayLike | None,
+    resets: ArrayLike | None,
+    return_carry: bool,
+    time_major: bool,
+    reverse: bool,
+    keep_order: bool | None,
+    dropout_rate: float,
+    draw_key: Callable[[], jax.Array | None],
+    spec: LSTMSpec,
+    dtype: DTypeLike | None,
+    options: Options,
+    size_name: str,
+) -> Any:
+    """Runs :func:`lstm_jax.lstm_stack`, batch first by default, and returns what Flax's ``RNN`` returns.
+
+    Args that are not those of the modules:
+      params: The weights of each layer and direction.
+      dropout_rate: The rate of this call, 0 if it is deterministic.
+      draw_key: Returns the key for dropout, or None if there is none. Not called without dropout.
+      size_name: The name of the module's argument for H, for messages.
+    """
+    if keep_order is False and reverse:
+        raise ValueError(
+            "expected keep_order to be True with reverse=True, got False; outputs stay at their own time. "
+            "For the order of processing write jnp.flip(hs, axis=time_axis)."
+        )
+    xs = jnp.asarray(xs)
+    if not jnp.issubdtype(xs.dtype, jnp.inexact):  # promoted as by Flax's layers
+        xs = xs.astype(params[0].w_x.dtype if dtype is None else dtype)
+    if xs.ndim < 2:
+        layout = "[T, *B, I]" if time_major else "[*B, T, I]"
+        raise ValueError(f"expected inputs of shape {layout}, got shape {xs.shape}.")
+    dropout = active_dropout("dropout_rate", dropout_rate, num_layers)
+    key = draw_key() if dropout > 0.0 else None
+    if dropout > 0.0 and key is None:
+        raise ValueError(
+            f"dropout_rate={dropout} needs random numbers: pass rngs=key, a new key for each step, such as "
+            "jax.random.fold_in(key, step), or deterministic=True to evaluate."
+        )
+    states = None
+    if initial_carry is not None:
+        states = _as_states(initial_carry, len(params), spec.hidden_size(params[0]), size_name)
+    if resets is not None:
+        resets = jnp.asarray(resets)
+        if resets.shape != xs.shape[:-1]:
+            raise ValueError(
+                f"expected resets of shape {xs.shape[:-1]}, that of the inputs without their "
+                f"features, got {resets.shape}."
+            )
+    if seq_lengths is not None:
+        seq_lengths = jnp.asarray(seq_lengths)
+        check_seq_lengths(seq_lengths, xs.shape, time_major)
+    if not time_major:
+        xs = jnp.moveaxis(xs, -2, 0)
+        resets = None if resets is None else jnp.moveaxis(resets, -1, 0)
+    carry, hs = lstm_stack(
+        params,
+        xs,
+        states,
+        bidirectional=len(params) > num_layers,
+        reverse=reverse,
+        lengths=seq_lengths,
+        resets=resets,
+        dropout=dropout,
+        key=key,
+        spec=spec,
+        dtype=dtype,
+        **options.keywords(),
+    )
+    if not time_major:
+        hs = jnp.moveaxis(hs, 0, -2)
+    return (_like(carry, initial_carry), hs) if return_carry else hs
+
+
+def _as_states(given: Any, count: int, hidden_size: int, size_name: str) -> list[LSTMState]:
+    """The states of all layers and directions, from any of the forms that ``initial_carry`` may have."""
+    if is_state(given):
+        if count == 1:
+            return [as_state("initial_carry", given, hidden_size, size_name)]
+        split = f"tuple(LSTMState(C[n], h[n]) for n in range({count}))"
+        raise ValueError(
+            f"expected initial_carry to be a tuple of {count} LSTMStates, one per layer and direction, got "
+            f"one state; for arrays C and h of shape [L, *B, H] write {split}."
+        )
+    if not isinstance(given, tuple | list) or len(given) != count:
+        got = f"{len(given)} entries" if isinstance(given, tuple | list) else type(given).__name__
+        raise ValueError(
+            f"expected initial_carry to be a tuple of {count} LSTMStates, one per layer and direction, as "
+            f"return_carry=True returns it, got {got}."
+        )
+    return [
+        as_state(f"initial_carry[{n}]", state, hidden_size, size_name)
+        for n, state in enumerate(given)
+    ]
+
+
+def _like(carry: Carry, given: Any) -> Any:
+    """The carry in the form in which it was given, h in the dtype that it had: a scan needs both."""
+    if given is None:
+        return carry
+    single = is_state(given)
+    states = [given] if single else given
+
+    def like(state: LSTMState, before: Any) -> Any:
+        state = state._replace(h=state.h.astype(jnp.result_type(before[1])))
+        return state if isinstance(before, LSTMState) else tuple(state)
+
+    like_given = [like(state, before) for state, before in zip(carry, states, strict=True)]
+    return like_given[0] if single else type(given)(like_given)
 
 
 def check_seq_lengths(seq_lengths: jax.Array, xs_shape: Shape, time_major: bool) -> None:
-    """``seq_lengths`` is ``[*B]``, integers."""
+    """Checks that ``seq_lengths`` is ``[*B]``, integers."""
     shape = seq_lengths.shape
     if not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
         raise ValueError(
@@ -44,62 +283,3 @@ def check_seq_lengths(seq_lengths: jax.Array, xs_shape: Shape, time_major: bool)
             f"expected seq_lengths of shape {want}, one per sequence of inputs, whose shape {xs_shape} "
             f"is read as {layout}, got {shape}.{hint}"
         )
-
-
-def run_layers(
-    params: Sequence[LSTMParams],
-    xs: ArrayLike,
-    *,
-    initial_carry: Sequence[LSTMState] | None,
-    seq_lengths: ArrayLike | None,
-    resets: ArrayLike | None,
-    return_carry: bool,
-    time_major: bool,
-    dropout: float,
-    key: jax.Array | None,
-    **stack_keywords: Any,
-) -> Any:
-    """Runs :func:`lstm_jax.lstm_stack`, batch first by default, returning what ``nn.RNN`` does."""
-    xs = jnp.asarray(xs)
-    if xs.ndim < 2:
-        layout = "[T, *B, I]" if time_major else "[*B, T, I]"
-        raise ValueError(f"expected inputs of shape {layout}, got shape {xs.shape}.")
-    if dropout > 0.0 and key is None:
-        raise ValueError(
-            f"dropout_rate={dropout} needs random numbers: pass rngs=key, a new key for each step, such as "
-            "jax.random.fold_in(key, step), or deterministic=True to evaluate."
-        )
-    if initial_carry is not None:
-        is_sequence = isinstance(initial_carry, tuple | list) and not isinstance(
-            initial_carry, LSTMState
-        )
-        if not is_sequence or len(initial_carry) != len(params):
-            raise ValueError(
-                f"expected initial_carry to be a tuple of {len(params)} LSTMStates, one a layer and "
-                "direction, as return_carry=True gives it; for one layer write (state,)."
-            )
-    if resets is not None:
-        resets = jnp.asarray(resets)
-        if resets.shape != xs.shape[:-1]:
-            raise ValueError(
-                f"expected resets of shape {xs.shape[:-1]}, that of the inputs without their "
-                f"features, got {resets.shape}."
-            )
-    if seq_lengths is not None:
-        check_seq_lengths(jnp.asarray(seq_lengths), xs.shape, time_major)
-    if not time_major:
-        xs = jnp.moveaxis(xs, -2, 0)
-        resets = None if resets is None else jnp.moveaxis(resets, -1, 0)
-    carry, hs = lstm_stack(
-        params,
-        xs,
-        initial_carry,
-        lengths=seq_lengths,
-        resets=resets,
-        dropout=dropout,
-        key=key,
-        **stack_keywords,
-    )
-    if not time_major:
-        hs = jnp.moveaxis(hs, 0, -2)
-    return (carry, hs) if return_carry else hs

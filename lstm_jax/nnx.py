@@ -7,7 +7,11 @@ argument or closed over.
 """
 
 import dataclasses
-from typing import Any
+import itertools
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +19,24 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
 from lstm_jax import serialization  # noqa: F401  registers LSTMParams with Flax
-from lstm_jax.cell import LSTMSpec, Precision, init_lstm, lstm_cell
+from lstm_jax.cell import Activation, LSTMSpec, Precision, init_lstm, sigmoid, tanh
+from lstm_jax.checks import check_dropout
 from lstm_jax.initializers import Initializer
-from lstm_jax.modules import layer_names, run_layers, zero_carry
+from lstm_jax.modules import (
+    CallKeywords,
+    Carry,
+    initial_state,
+    layer_names,
+    run_cell,
+    run_layers,
+    with_functions,
+)
 from lstm_jax.notation import LSTMParams, LSTMState
-from lstm_jax.partition import Partition
+from lstm_jax.options import OptionKeywords, Options
 from lstm_jax.stack import input_sizes
+
+NO_METADATA: Mapping[str, Any] = MappingProxyType({})
+Keys = nnx.Rngs | nnx.RngStream | jax.Array | None
 
 
 class LSTMCell(nnx.RNNCellBase):
@@ -42,6 +58,8 @@ class LSTMCell(nnx.RNNCellBase):
         in_features: int,
         hidden_features: int,
         *,
+        gate_fn: Activation = sigmoid,
+        activation_fn: Activation = tanh,
         kernel_init: Initializer | None = None,
         recurrent_kernel_init: Initializer | None = None,
         bias_init: Initializer | None = None,
@@ -50,44 +68,66 @@ class LSTMCell(nnx.RNNCellBase):
         param_dtype: DTypeLike = jnp.float32,
         precision: Precision = None,
         spec: LSTMSpec = LSTMSpec(),
+        carry_init: Initializer | None = None,
+        keep_rngs: bool = False,
         rngs: nnx.Rngs,
+        kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        recurrent_kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
     ):
         """Draws the parameters from ``rngs.params``.
 
         Args:
           in_features: I.
           hidden_features: H.
+          gate_fn: Activation of the gates i, f and o.
+          activation_fn: Activation of the candidate values and of the cell state.
           kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
           recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
           bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-          use_bias: False leaves the bias out.
-          dtype: the compute dtype of a carry made here; None is ``param_dtype``.
-          param_dtype: of the parameters.
-          precision: of the matrix products.
-          spec: which cell.
-          rngs: where the key comes from.
+          use_bias: Whether there is a bias.
+          dtype: Compute dtype of a carry made by ``initialize_carry``. None is ``param_dtype``.
+          param_dtype: Dtype of the parameters.
+          precision: Precision of the matrix products.
+          spec: The kind of cell.
+          carry_init: Initializer of the arrays of ``initialize_carry``. None is zeros.
+          keep_rngs: Accepted as by Flax's cells. It has no effect: no RNG state is stored.
+          rngs: Random state for the parameters; not stored.
+          kernel_metadata: Metadata of the ``nnx.Param`` of ``w_x``.
+          recurrent_kernel_metadata: Metadata of the ``nnx.Param`` of ``w_h``.
+          bias_metadata: Metadata of the ``nnx.Param`` of ``bias``.
+
+        Raises:
+          ValueError: If a size is not positive, or ``gate_fn`` or ``activation_fn`` come with another cell.
         """
         self.in_features = in_features
         self.hidden_features = hidden_features
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
-        self.spec = spec
+        self.spec = with_functions(spec, gate_fn, activation_fn)
+        self.carry_init = carry_init
         drawn = init_lstm(
             rngs.params(),
             in_features,
             hidden_features,
-            spec=spec,
+            spec=self.spec,
             kernel_init=kernel_init,
             recurrent_kernel_init=recurrent_kernel_init,
             bias_init=bias_init,
             use_bias=use_bias,
             param_dtype=param_dtype,
         )
+        metadata = {
+            "w_x": kernel_metadata,
+            "w_h": recurrent_kernel_metadata,
+            "bias": bias_metadata,
+        }
         for field in dataclasses.fields(drawn):
             value = getattr(drawn, field.name)
             if value is not None:
-                setattr(self, field.name, nnx.Param(value))
+                param = nnx.Param(value, **metadata.get(field.name, NO_METADATA))
+                setattr(self, field.name, param)
 
     @property
     def params(self) -> LSTMParams:
@@ -95,32 +135,54 @@ class LSTMCell(nnx.RNNCellBase):
         names = [field.name for field in dataclasses.fields(self.spec.Params)]
         return self.spec.Params(**{n: getattr(self, n)[...] for n in names if hasattr(self, n)})
 
-    def __call__(self, carry: LSTMState, inputs: jax.Array) -> tuple[LSTMState, jax.Array]:
-        """One step; the carry decides the compute dtype. See :func:`lstm_jax.lstm_cell`."""
-        return lstm_cell(self.params, carry, inputs, self.spec, precision=self.precision)
+    def __call__(self, carry: Any, inputs: ArrayLike) -> tuple[Any, jax.Array]:
+        """Computes one step. See :func:`lstm_jax.lstm_cell`.
+
+        Args:
+          carry: An :class:`lstm_jax.LSTMState`, or a plain pair ``(c, h)``. Its h has the compute dtype.
+          inputs: ``[*B, I]``. Integers are cast to the compute dtype.
+
+        Returns:
+          The new carry, of the type of the given one, and h.
+        """
+        return run_cell(
+            self.params,
+            carry,
+            inputs,
+            spec=self.spec,
+            precision=self.precision,
+            size_name="hidden_features",
+        )
 
     def initialize_carry(
         self,
         input_shape: tuple[int, ...],
-        rngs: Any = None,
-        carry_init: Any = None,
+        rngs: Keys = None,
+        carry_init: Initializer | None = None,
     ) -> LSTMState:
-        """A zero carry for inputs of shape ``[*B, I]``; ``rngs`` is not needed, nor used."""
-        if carry_init is not None:
-            raise ValueError("carry_init is not supported: pass initial_carry to the RNN.")
+        """Returns a carry for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init``.
+
+        Args:
+          input_shape: The shape of the inputs of one step.
+          rngs: Random state for ``carry_init``: ``nnx.Rngs`` (its stream ``carry``), a stream, or a key.
+          carry_init: Initializer of C and h. None is that of the constructor, or zeros.
+        """
+        carry_init = self.carry_init if carry_init is None else carry_init
         dtype = self.param_dtype if self.dtype is None else self.dtype
-        return zero_carry(self.spec, self.hidden_features, input_shape[:-1], dtype)
+        batch = input_shape[:-1]
+        keys = None if carry_init is None else _carry_keys(rngs)
+        return initial_state(self.spec, self.hidden_features, batch, dtype, carry_init, keys)
 
     @property
     def num_feature_axes(self) -> int:
-        """One: the last axis holds features, all before it are batch axes."""
+        """The number of trailing feature axes of an input, always 1."""
         return 1
 
 
 class LSTM(nnx.Module):
     """Stacked, optionally bidirectional LSTM layers over whole sequences.
 
-    Parameters stand under ``l0f``, ``l0b``, ``l1f``, ... (layer, forward or backward), each an
+    The parameters are under ``l0f``, ``l0b``, ``l1f``, ... (layer, forward or backward), each an
     :class:`LSTMCell`; :attr:`params` gives them to the core functions.
 
     >>> import jax.numpy as jnp
@@ -142,155 +204,231 @@ class LSTM(nnx.Module):
         num_layers: int = 1,
         bidirectional: bool = False,
         dropout_rate: float = 0.0,
+        gate_fn: Activation = sigmoid,
+        activation_fn: Activation = tanh,
         kernel_init: Initializer | None = None,
         recurrent_kernel_init: Initializer | None = None,
         bias_init: Initializer | None = None,
         use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        precision: Precision = None,
         spec: LSTMSpec = LSTMSpec(),
+        carry_init: Initializer | None = None,
         time_major: bool = False,
+        return_carry: bool = False,
         reverse: bool = False,
-        backend: str = "auto",
-        remat_every: int | None = None,
-        residuals: str = "save",
-        unroll: int | None = None,
-        partition: Partition | None = None,
+        keep_order: bool = True,
         deterministic: bool = False,
+        keep_rngs: bool = False,
         rngs: nnx.Rngs,
+        kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        recurrent_kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
+        **options: Unpack[OptionKeywords],
     ):
         """Draws the parameters from ``rngs.params``.
 
         Args:
           in_features: I.
-          hidden_features: H, of each layer and direction.
+          hidden_features: H of each layer and direction.
           num_layers: L.
-          bidirectional: two directions a layer, concatenated.
-          dropout_rate: between layers, not after the last.
+          bidirectional: Whether each layer has two directions, whose outputs are concatenated.
+          dropout_rate: Probability of dropping an activation between layers. None follows the last layer.
+          gate_fn: As in :class:`LSTMCell`.
+          activation_fn: As in :class:`LSTMCell`.
           kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
           recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
           bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-          use_bias: False leaves the bias out.
-          dtype: the compute dtype; None is that of the inputs.
-          param_dtype: of the parameters.
-          precision: of the matrix products.
-          spec: which cell.
-          time_major: inputs and outputs are ``[T, *B, ...]`` instead of ``[*B, T, ...]``.
-          reverse: runs backward in time; outputs stay at their own time.
-          backend: as in :func:`lstm_jax.lstm`.
-          remat_every: as in :func:`lstm_jax.lstm`.
-          residuals: as in :func:`lstm_jax.lstm`.
-          unroll: as in :func:`lstm_jax.lstm`.
-          partition: as in :func:`lstm_jax.lstm`.
-          deterministic: turns dropout off, until ``train()`` or a call says otherwise.
-          rngs: where the keys come from; not kept.
+          use_bias: Whether there is a bias.
+          dtype: Compute dtype. None is that of the inputs.
+          param_dtype: Dtype of the parameters.
+          spec: The kind of cell.
+          carry_init: Initializer of the arrays of ``initialize_carry``. None is zeros.
+          time_major: Whether inputs and outputs are ``[T, *B, ...]`` instead of ``[*B, T, ...]``.
+          return_carry: Whether a call returns the final carry, too. Type checkers expect the argument of
+            that name in the call instead.
+          reverse: Whether to run backward in time. Outputs stay at their own time.
+          keep_order: Always True: outputs of ``reverse`` keep the order of the inputs.
+          deterministic: Whether dropout is off, until ``train()`` or a call says otherwise.
+          keep_rngs: Accepted as by Flax's cells. It has no effect: no RNG state is stored.
+          rngs: Random state for the parameters; not stored.
+          kernel_metadata: As in :class:`LSTMCell`.
+          recurrent_kernel_metadata: As in :class:`LSTMCell`.
+          bias_metadata: As in :class:`LSTMCell`.
+          **options: The tuning options, such as ``backend`` and ``remat_every``. :class:`lstm_jax.Options`
+            documents them.
+
+        Raises:
+          ValueError: If a size is not positive, or an option is none of those allowed.
         """
+        self.options = Options.of("LSTM", options)
         self.in_features = in_features
         self.hidden_features = hidden_features
         self.num_layers = num_layers
         self.bidirectional = bidirectional
-        self.dropout_rate = dropout_rate
+        self.dropout_rate = check_dropout("dropout_rate", dropout_rate)
         self.dtype = dtype
         self.param_dtype = param_dtype
-        self.precision = precision
-        self.spec = spec
+        self.spec = with_functions(spec, gate_fn, activation_fn)
         self.time_major = time_major
+        self.return_carry = return_carry
         self.reverse = reverse
-        self.backend = backend
-        self.remat_every = remat_every
-        self.residuals = residuals
-        self.unroll = unroll
-        self.partition = partition
+        self.keep_order = keep_order
         self.deterministic = deterministic
         self.layers = tuple(layer_names(num_layers, bidirectional))
+        make_cell = partial(
+            LSTMCell,
+            kernel_init=kernel_init,
+            recurrent_kernel_init=recurrent_kernel_init,
+            bias_init=bias_init,
+            use_bias=use_bias,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=self.options.precision,
+            spec=self.spec,
+            carry_init=carry_init,
+            rngs=rngs,
+            kernel_metadata=kernel_metadata,
+            recurrent_kernel_metadata=recurrent_kernel_metadata,
+            bias_metadata=bias_metadata,
+        )
         sizes = input_sizes(in_features, hidden_features, num_layers, bidirectional)
         for name, size in zip(self.layers, sizes, strict=True):
-            cell = LSTMCell(
-                size,
-                hidden_features,
-                kernel_init=kernel_init,
-                recurrent_kernel_init=recurrent_kernel_init,
-                bias_init=bias_init,
-                use_bias=use_bias,
-                dtype=dtype,
-                param_dtype=param_dtype,
-                precision=precision,
-                spec=spec,
-                rngs=rngs,
-            )
-            setattr(self, name, cell)
+            setattr(self, name, make_cell(size, hidden_features))
 
     @property
     def params(self) -> tuple[LSTMParams, ...]:
         """The parameters as :func:`lstm_jax.lstm_stack` takes them."""
         return tuple(getattr(self, name).params for name in self.layers)
 
-    def initialize_carry(self, input_shape: tuple[int, ...]) -> tuple[LSTMState, ...]:
-        """Zero carries of every layer and direction, for inputs of shape ``[*B, I]``.
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: Keys = None,
+        carry_init: Initializer | None = None,
+    ) -> Carry:
+        """Returns carries of every layer and direction, for inputs of one step, of shape ``[*B, I]``.
 
-        In ``dtype``, or if that is None in ``param_dtype``: what the inputs will be is not known yet.
+        Their dtype is ``dtype``, or ``param_dtype`` if that is None, as that of the inputs is not known yet.
+
+        Args:
+          input_shape: The shape of the inputs of one step.
+          rngs: Random state for ``carry_init``: ``nnx.Rngs`` (its stream ``carry``), a stream, or a key.
+          carry_init: Initializer of C and h. None is that of the constructor, or zeros.
         """
-        dtype = self.param_dtype if self.dtype is None else self.dtype
-        batch = input_shape[:-1]
-        return tuple(zero_carry(self.spec, self.hidden_features, batch, dtype) for _ in self.layers)
+        cells: list[LSTMCell] = [getattr(self, name) for name in self.layers]
+        per_cell = [rngs] * len(cells)
+        if isinstance(rngs, jax.Array):
+            per_cell = list(jax.random.split(rngs, len(cells)))
+        return tuple(
+            cell.initialize_carry(input_shape, keys, carry_init)
+            for cell, keys in zip(cells, per_cell, strict=True)
+        )
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Switches dropout; called by ``nnx.view(model, deterministic=...)``.
+
+        Args:
+          deterministic: True turns dropout off. None leaves it as it is.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        return_carry: Literal[False] | None = ...,
+        rngs: Keys = ...,
+        **keywords: Unpack[CallKeywords],
+    ) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        return_carry: Literal[True],
+        rngs: Keys = ...,
+        **keywords: Unpack[CallKeywords],
+    ) -> tuple[Carry, jax.Array]: ...
 
     def __call__(
         self,
-        xs: ArrayLike,
+        inputs: ArrayLike,
         *,
-        initial_carry: tuple[LSTMState, ...] | None = None,
+        initial_carry: Any = None,
         seq_lengths: ArrayLike | None = None,
         resets: ArrayLike | None = None,
-        return_carry: bool = False,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
         deterministic: bool | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+        rngs: Keys = None,
     ) -> Any:
         """Runs the layers.
 
         Args:
-          xs: inputs ``[*B, T, I]``, or ``[T, *B, I]`` if ``time_major``.
-          initial_carry: an :class:`lstm_jax.LSTMState` for each layer and direction; None is zeros.
-          seq_lengths: true lengths ``[*B]`` of right-padded sequences.
-          resets: bool ``[*B, T]`` (time first if ``time_major``): True where a segment begins.
-          return_carry: whether to return the final carry too.
-          deterministic: True turns dropout off; None is ``self.deterministic``, which
-            ``model.eval()`` and ``model.train()`` set.
-          rngs: for dropout: ``nnx.Rngs`` (its stream ``dropout``), a stream, or a key.
+          inputs: ``[*B, T, I]``, or ``[T, *B, I]`` if ``time_major``. Integers are cast to the dtype of the
+            parameters, or to ``dtype``.
+          initial_carry: An :class:`lstm_jax.LSTMState`, or a plain pair ``(c, h)``, for each layer and
+            direction; with one layer and direction also a bare one. None is zeros.
+          seq_lengths: True lengths ``[*B]`` of right-padded sequences.
+          resets: Bool ``[*B, T]`` (time first if ``time_major``). True where a new segment starts.
+          return_carry: Whether to return the final carry, too. None is the value of the constructor.
+          time_major: Whether time is the first axis. None is the value of the constructor.
+          reverse: Whether to run backward in time. None is the value of the constructor.
+          keep_order: As in the constructor.
+          deterministic: True turns dropout off. None is ``self.deterministic``, which ``model.eval()``,
+            ``model.train()`` and ``nnx.view`` set.
+          rngs: Random state for dropout: ``nnx.Rngs`` (its stream ``dropout``), a stream, or a key.
 
         Returns:
-          The outputs ``[*B, T, D * H]``, or ``(carry, outputs)`` if ``return_carry``.
+          The outputs ``[*B, T, D * H]``, or ``(carry, outputs)`` if ``return_carry``. The carry has the form
+          of ``initial_carry``, and the dtype of its h; without one it is a tuple of ``LSTMState``.
 
         Raises:
-          ValueError: as :func:`lstm_jax.lstm_stack` does.
+          ValueError: As :func:`lstm_jax.lstm_stack` does.
         """
         deterministic = self.deterministic if deterministic is None else deterministic
-        dropout = 0.0 if deterministic else self.dropout_rate
-        key = _draw_key(rngs) if dropout > 0.0 else None
         return run_layers(
             self.params,
-            xs,
+            inputs,
+            num_layers=self.num_layers,
             initial_carry=initial_carry,
             seq_lengths=seq_lengths,
             resets=resets,
-            return_carry=return_carry,
-            time_major=self.time_major,
-            dropout=dropout,
-            key=key,
-            bidirectional=self.bidirectional,
-            reverse=self.reverse,
+            return_carry=self.return_carry if return_carry is None else return_carry,
+            time_major=self.time_major if time_major is None else time_major,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            dropout_rate=0.0 if deterministic else self.dropout_rate,
+            draw_key=lambda: _dropout_key(rngs),
             spec=self.spec,
             dtype=self.dtype,
-            precision=self.precision,
-            backend=self.backend,
-            remat_every=self.remat_every,
-            residuals=self.residuals,
-            unroll=self.unroll,
-            partition=self.partition,
+            options=self.options,
+            size_name="hidden_features",
         )
 
 
-def _draw_key(rngs: nnx.Rngs | nnx.RngStream | jax.Array | None) -> jax.Array | None:
+def _dropout_key(rngs: Keys) -> jax.Array | None:
     if isinstance(rngs, nnx.Rngs):
         return rngs.dropout()
     return rngs() if isinstance(rngs, nnx.RngStream) else rngs
+
+
+def _carry_keys(rngs: Keys) -> Callable[[], jax.Array]:
+    """Returns a function that returns a new key on each call."""
+    if isinstance(rngs, nnx.Rngs):
+        return rngs.carry
+    if isinstance(rngs, nnx.RngStream):
+        return rngs
+    if rngs is None:
+        raise ValueError(
+            "expected rngs for carry_init, got None; pass nnx.Rngs(carry=0), one of its streams, or a key of "
+            "jax.random."
+        )
+    key, counter = rngs, itertools.count()
+    return lambda: jax.random.fold_in(key, next(counter))

@@ -1,7 +1,7 @@
 """``lstm``: a whole sequence through one layer, with lengths, resets and direction."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Unpack, overload
 
 import chex
 import jax
@@ -10,13 +10,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from lstm_jax.backends import choose
-from lstm_jax.backends.problem import Operands, Settings
-from lstm_jax.carry import broadcast, mask_unread, select, vary_as, zero_state
-from lstm_jax.cell import LSTMSpec, Precision, cast
+from lstm_jax.backends.problem import Operands, Outputs, Settings
+from lstm_jax.carry import broadcast, mask_unread, select, vary_as, zeros_beside
+from lstm_jax.cell import LSTMSpec, cast
 from lstm_jax.checks import (
+    check_bool,
     check_floating,
     check_lengths,
-    check_memory,
     check_params,
     check_resets,
     check_spec,
@@ -24,8 +24,43 @@ from lstm_jax.checks import (
     check_xs,
 )
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
-from lstm_jax.partition import Partition, over_mesh
+from lstm_jax.options import OptionKeywords, Options
+from lstm_jax.partition import over_mesh
 from lstm_jax.remat import in_chunks
+
+
+@overload
+def lstm(
+    params: LSTMParams,
+    xs: Xs,
+    state: LSTMState | None = None,
+    *,
+    spec: LSTMSpec = ...,
+    lengths: Lengths | None = ...,
+    resets: Resets | None = ...,
+    reset_state: LSTMState | None = ...,
+    reverse: bool = ...,
+    dtype: DTypeLike | None = ...,
+    final_state_only: Literal[False] = ...,
+    **options: Unpack[OptionKeywords],
+) -> tuple[LSTMState, Hs]: ...
+
+
+@overload
+def lstm(
+    params: LSTMParams,
+    xs: Xs,
+    state: LSTMState | None = None,
+    *,
+    spec: LSTMSpec = ...,
+    lengths: Lengths | None = ...,
+    resets: Resets | None = ...,
+    reset_state: LSTMState | None = ...,
+    reverse: bool = ...,
+    dtype: DTypeLike | None = ...,
+    final_state_only: Literal[True],
+    **options: Unpack[OptionKeywords],
+) -> LSTMState: ...
 
 
 def lstm(
@@ -39,51 +74,41 @@ def lstm(
     reset_state: LSTMState | None = None,
     reverse: bool = False,
     dtype: DTypeLike | None = None,
-    precision: Precision = None,
-    backend: str = "auto",
-    remat_every: int | None = None,
-    residuals: str = "save",
-    unroll: int | None = None,
-    partition: Partition | None = None,
-) -> tuple[LSTMState, Hs]:
+    final_state_only: bool = False,
+    **options: Unpack[OptionKeywords],
+) -> Any:
     """Runs an LSTM layer over a sequence.
 
     Args:
-      params: the layer's weights.
-      xs: inputs ``[T, *B, I]``, time first; any number of batch axes, none included.
-      state: where the sequence starts, ``C`` and ``h`` of shape ``[*B, H]`` (or ``[H]``, shared
-        by all sequences). None starts from ``reset_state``. Feed the final state of one chunk
-        to the next and the result is that of the whole.
-      spec: which cell.
-      lengths: true lengths ``[*B]`` of right-padded sequences, clipped to ``[0, T]``. Outputs
-        past the end are 0, the padding holds the state, and nothing in it (not even NaN)
-        reaches an output or a gradient.
-      resets: bool ``[T, *B]``. True at t means that t begins a new segment: a boundary between
-        t-1 and t. Going forward, step t reads ``reset_state``; in reverse, the state is reset
-        after step t, before t-1 reads it. Resets in the padding do nothing.
-      reset_state: what a new segment starts from, shaped like ``state``; zeros if None. A learned
-        initial state goes here. It is never ``state``: that is the carry of an earlier chunk.
-      reverse: runs from the last step to the first; outputs stay at their own time.
-      dtype: the compute dtype; None is that of xs. Weights are cast to it, ``h`` and ``hs`` have
-        it, ``C`` is at least float32.
-      precision: of the matrix products, as in :func:`jax.numpy.dot`.
-      backend: "auto" or a name from :data:`lstm_jax.backends.BACKENDS`.
-      remat_every: for the backward pass keep the state every so many steps and compute what lies
-        between again: the memory of ``T / k + k`` steps instead of T, for one more forward pass.
-        None keeps what every step needs.
-      residuals: what a step keeps for its backward pass: "save" the pre-activations of the gates,
-        C and h (6 arrays ``[T, *B, H]``), or C and h alone and "recompute" the others.
-      unroll: time steps per iteration of the compiled loop. None is 1, and 8 on GPUs under "auto".
-      partition: how the layer is split over the devices of a mesh; None leaves it to the sharding of
-        the arguments.
+      params: The weights of the layer.
+      xs: Inputs ``[T, *B, I]``, time first, with any number of batch axes, also none.
+      state: The state at the start of the sequence: ``C`` and ``h`` of shape ``[*B, H]``, or ``[H]`` if all
+        sequences share it. None starts from ``reset_state``. Running a sequence in chunks, each from the
+        final state of the chunk before, gives the result of the whole sequence.
+      spec: The kind of cell.
+      lengths: True lengths ``[*B]`` of right-padded sequences, clipped to ``[0, T]``. Outputs in the padding
+        are 0, and the padding leaves the state as it is. Values in the padding, also NaN, reach neither
+        outputs nor gradients.
+      resets: Bool ``[T, *B]``. True at t means that step t starts a new segment. Forward, step t reads
+        ``reset_state``. In reverse, the state is reset after step t, before step t-1 reads it. Resets in the
+        padding have no effect.
+      reset_state: The state at the start of a new segment, shaped like ``state``. None is zeros. A learned
+        initial state goes here. It is never ``state``, which is the carry of an earlier chunk.
+      reverse: Whether to run from the last step to the first. Outputs stay at their own time.
+      dtype: The compute dtype. None is that of xs. Weights are cast to it, ``h`` and ``hs`` have it, ``C`` is
+        at least float32.
+      final_state_only: Whether to return the final state alone. No array ``[T, *B, H]`` is then stored for
+        the outputs.
+      **options: The tuning options: ``precision``, ``backend``, ``remat_every``, ``residuals``, ``unroll``
+        and ``partition``. :class:`lstm_jax.Options` documents them.
 
     Returns:
-      The final state (at the true last step; the earliest, in reverse) and the hidden states
-      ``[T, *B, H]``.
+      The final state (at the last valid step; in reverse, at the first step) and the hidden states
+      ``[T, *B, H]``; or the final state alone.
 
     Raises:
-      ValueError: if shapes or dtypes do not fit, at trace time; the message says what was
-        expected, what came, and how to mend it.
+      ValueError: If shapes, dtypes or options do not fit, at trace time. The message says what was expected,
+        what was given, and how to fix it.
 
     Source: the equations in :mod:`lstm_jax.cell`.
 
@@ -96,14 +121,17 @@ def lstm(
     ((7, 2, 5), True)
     >>> bool((final_state.h[1] == hs[3, 1]).all())
     True
+    >>> lstm(params, xs, final_state_only=True).h.shape
+    (2, 5)
     """
-    xs = jnp.asarray(xs)
+    tuning = Options.of("lstm", options)
     check_spec(spec, LSTMSpec)
-    check_xs(xs)
+    reverse = check_bool("reverse", reverse)
+    final_state_only = check_bool("final_state_only", final_state_only)
+    xs = check_xs(xs)
     dtype = jnp.dtype(xs.dtype if dtype is None else dtype)
     check_floating("dtype", dtype)
-    check_params(spec, params, xs.shape[-1])
-    params = jax.tree.map(jnp.asarray, params)  # also from the arrays of other libraries, as xs is
+    params = check_params(spec, params, xs.shape[-1])
     T, *batch = xs.shape[:-1]
     types = spec.state_types(spec.hidden_size(params), tuple(batch), dtype)
     if state is not None:
@@ -116,50 +144,36 @@ def lstm(
     if resets is not None:
         resets = jnp.asarray(resets)
         check_resets(resets, (T, *batch))
-    check_memory(remat_every, residuals, T)
-    return _lstm(
+    tuning = tuning.for_steps(T)
+    settings = Settings(
+        spec,
+        reverse,
+        tuning.precision,
+        tuning.unroll,
+        tuning.residuals,
+        final_state_only,
+    )
+    final_state, hs = _lstm(
         params,
         xs,
         state,
         lengths,
         resets,
         reset_state,
-        spec=spec,
-        reverse=reverse,
+        settings=settings,
         dtype=dtype,
-        precision=precision,
-        backend=backend,
-        remat_every=remat_every,
-        residuals=residuals,
-        unroll=unroll,
-        partition=partition,
+        options=tuning,
     )
+    return final_state if final_state_only else (final_state, hs)
 
 
-@partial(
-    jax.jit,
-    static_argnames=(
-        "spec",
-        "reverse",
-        "dtype",
-        "precision",
-        "backend",
-        "remat_every",
-        "residuals",
-        "unroll",
-        "partition",
-    ),
-)
-def _lstm(
-    *args: Any, spec: LSTMSpec, dtype: jnp.dtype, partition: Partition | None, **settings: Any
-) -> tuple[LSTMState, Hs]:
-    """``lstm`` on checked arguments; jitted, so that it compiles once a shape when called bare."""
-    run = partial(_on_one_device, dtype=dtype, **settings)
-    return (
-        run(*args, spec=spec)
-        if partition is None
-        else over_mesh(run, partition, spec, dtype, *args)
-    )
+@partial(jax.jit, static_argnames=("settings", "dtype", "options"))
+def _lstm(*arrays: Any, settings: Settings, dtype: jnp.dtype, options: Options) -> Outputs:
+    """``lstm`` on checked arguments; jitted, so that it compiles once per shape when called eagerly."""
+    if options.partition is None:
+        return _on_one_device(*arrays, settings=settings, dtype=dtype, options=options)
+    layer = partial(_on_one_device, dtype=dtype, options=options)
+    return over_mesh(layer, options.partition, settings, dtype, *arrays)
 
 
 def _on_one_device(
@@ -170,20 +184,15 @@ def _on_one_device(
     resets: jax.Array | None,
     reset_state: LSTMState | None,
     *,
-    spec: LSTMSpec,
-    reverse: bool,
+    settings: Settings,
     dtype: jnp.dtype,
-    precision: Precision,
-    backend: str,
-    remat_every: int | None,
-    residuals: str,
-    unroll: int | None,
-    hidden_axis: str | None = None,
-) -> tuple[LSTMState, Hs]:
+    options: Options,
+) -> Outputs:
     """The layer, as one program or as the program of each device of a partition."""
+    spec, reverse = settings.spec, settings.reverse
     params = cast(params, dtype)
-    params = params.replace(w_h=gathered(params.w_h))
-    zero = zero_state(spec, spec.hidden_size(params), xs, dtype)
+    params = params.replace(w_h=replicate(params.w_h))
+    zero = zeros_beside(xs.sum(axis=(0, -1)), spec, spec.hidden_size(params), dtype)
     reset_state = zero if reset_state is None else broadcast(reset_state, zero)
     state = reset_state if state is None else broadcast(state, zero)
 
@@ -198,29 +207,23 @@ def _on_one_device(
             begin, last = boundaries[1:], boundaries[0]
 
     state = vary_as(state, params, xs, begin, hold, reset_state)
-    # A symbolic length cannot be unrolled.
-    unroll = unroll if isinstance(xs.shape[0], int) else None
-    settings = Settings(spec, reverse, precision, unroll, residuals, hidden_axis)
     read, reset_read, idle = mask_unread(state, reset_state, begin, hold, reverse)
     operands = Operands(params, xs.astype(dtype), read, reset_read, begin, hold)
-
-    def run(operands: Operands) -> tuple[LSTMState, Hs]:
-        return choose(backend, settings, operands).unroll(settings, operands)
-
-    if remat_every is None:
-        final_state, hs = run(operands)
+    backend = choose(options.backend, settings, operands)
+    if options.remat_every is None:
+        final_state, hs = backend.unroll(settings, operands)
     else:
-        final_state, hs = in_chunks(run, operands, remat_every, reverse)
+        run = partial(backend.unroll, settings)
+        final_state, hs = in_chunks(run, operands, options.remat_every, reverse)
     chex.assert_trees_all_equal_shapes_and_dtypes(final_state, state)
-    chex.assert_equal_shape_prefix((hs, xs), xs.ndim - 1)
     final_state = select(idle, state, final_state)
     if resets is not None and reverse:
         final_state = select(last, reset_state, final_state)
     return final_state, hs
 
 
-def gathered(w_h: jax.Array) -> jax.Array:
-    """``w_h``, whole on every device before the loop starts.
+def replicate(w_h: jax.Array) -> jax.Array:
+    """``w_h``, all of it on every device before the loop starts.
 
     Where XLA's partitioner may choose (all axes Auto), it would otherwise communicate in every step
     for weights that are sharded over the axis of the batch (FSDP).

@@ -1,15 +1,18 @@
 """Layers and directions, as tuples: layer-major, forward first: (l0f, l0b, l1f, l1b, ...)."""
 
-from collections.abc import Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lstm_jax.cell import LSTMSpec, Precision, init_lstm
+from lstm_jax.cell import LSTMSpec, init_lstm
+from lstm_jax.checks import check_bool, check_dropout, check_size, check_xs, type_name
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
-from lstm_jax.partition import Partition
+from lstm_jax.options import OptionKeywords, Options
 from lstm_jax.sequence import lstm
 
 
@@ -25,15 +28,18 @@ def init_stack(
     """Draws the weights of every layer and direction.
 
     Args:
-      key: a PRNG key.
-      input_size: I, of the first layer; the others read the H (or 2H) below them.
-      hidden_size: H, of each layer and direction.
+      key: A PRNG key.
+      input_size: I of the first layer. The others read the H (or 2H) outputs of the layer below.
+      hidden_size: H of each layer and direction.
       num_layers: L, at least 1.
-      bidirectional: two directions a layer, concatenated.
-      **init_keywords: as in :func:`lstm_jax.init_lstm`.
+      bidirectional: Whether each layer has two directions, whose outputs are concatenated.
+      **init_keywords: As in :func:`lstm_jax.init_lstm`.
+
+    Returns:
+      One ``LSTMParams`` per layer and direction, in the order l0f, l0b, l1f, l1b, ...
 
     Raises:
-      ValueError: if ``num_layers < 1``.
+      ValueError: If a size is not a positive integer.
 
     >>> import jax
     >>> params = init_stack(jax.random.key(0), 3, 5, num_layers=2, bidirectional=True)
@@ -51,15 +57,54 @@ def init_stack(
 def input_sizes(
     input_size: int, hidden_size: int, num_layers: int, bidirectional: bool
 ) -> list[int]:
-    """What each layer and direction reads: the input, or the H (or 2H) of the layer below.
+    """Returns the input size of each layer and direction.
 
     >>> input_sizes(3, 5, num_layers=2, bidirectional=True)
     [3, 3, 10, 10]
     """
-    if num_layers < 1:
-        raise ValueError(f"expected num_layers >= 1, got {num_layers}.")
+    num_layers = check_size("num_layers", num_layers)
     D = 2 if bidirectional else 1
     return [input_size] * D + [D * hidden_size] * (D * (num_layers - 1))
+
+
+@overload
+def lstm_stack(
+    params: Sequence[LSTMParams],
+    xs: Xs,
+    states: Sequence[LSTMState] | None = None,
+    *,
+    bidirectional: bool = ...,
+    reset_states: Sequence[LSTMState] | None = ...,
+    dropout: float = ...,
+    key: jax.Array | None = ...,
+    spec: LSTMSpec = ...,
+    lengths: Lengths | None = ...,
+    resets: Resets | None = ...,
+    reverse: bool = ...,
+    dtype: DTypeLike | None = ...,
+    final_state_only: Literal[False] = ...,
+    **options: Unpack[OptionKeywords],
+) -> tuple[tuple[LSTMState, ...], Hs]: ...
+
+
+@overload
+def lstm_stack(
+    params: Sequence[LSTMParams],
+    xs: Xs,
+    states: Sequence[LSTMState] | None = None,
+    *,
+    bidirectional: bool = ...,
+    reset_states: Sequence[LSTMState] | None = ...,
+    dropout: float = ...,
+    key: jax.Array | None = ...,
+    spec: LSTMSpec = ...,
+    lengths: Lengths | None = ...,
+    resets: Resets | None = ...,
+    reverse: bool = ...,
+    dtype: DTypeLike | None = ...,
+    final_state_only: Literal[True],
+    **options: Unpack[OptionKeywords],
+) -> tuple[LSTMState, ...]: ...
 
 
 def lstm_stack(
@@ -76,44 +121,36 @@ def lstm_stack(
     resets: Resets | None = None,
     reverse: bool = False,
     dtype: DTypeLike | None = None,
-    precision: Precision = None,
-    backend: str = "auto",
-    remat_every: int | None = None,
-    residuals: str = "save",
-    unroll: int | None = None,
-    partition: Partition | None = None,
-) -> tuple[tuple[LSTMState, ...], Hs]:
+    final_state_only: bool = False,
+    **options: Unpack[OptionKeywords],
+) -> Any:
     """Runs stacked LSTM layers over a sequence, in one direction or two.
 
     Args:
-      params: one :class:`LSTMParams` a layer and direction: l0f, l0b, l1f, l1b, ...
-      xs: inputs ``[T, *B, I]``.
-      states: initial states in the same order, or None.
-      bidirectional: whether every other entry runs backward in time. The directions' outputs
-        are concatenated, forward first.
-      reset_states: what a new segment starts from, in the same order, or None for zeros.
-      dropout: the share of activations set to 0 between layers (the others are scaled up to
-        keep the mean); never after the last layer.
-      key: a PRNG key, needed when ``dropout > 0``. Without dropout (evaluation) pass 0.
-      spec: as in :func:`lstm_jax.lstm`, for every layer; so are those below.
-      lengths: true lengths ``[*B]``.
-      resets: bool ``[T, *B]``, True where a segment begins.
-      reverse: runs the stack backward in time: each direction becomes the other.
-      dtype: the compute dtype; None is that of xs.
-      precision: of the matrix products.
-      backend: "auto" or a name.
-      remat_every: None, or the steps between kept states.
-      residuals: "save" or "recompute".
-      unroll: time steps per iteration of the compiled loop; None leaves it to the platform.
-      partition: None, or how each layer is split over the devices of a mesh.
+      params: One :class:`LSTMParams` per layer and direction: l0f, l0b, l1f, l1b, ...
+      xs: Inputs ``[T, *B, I]``.
+      states: The initial states in the same order. None starts from ``reset_states``.
+      bidirectional: Whether every other entry of ``params`` runs backward in time. The outputs of the two
+        directions are concatenated, forward first.
+      reset_states: The states at the start of a new segment, in the same order. None is zeros.
+      dropout: Probability of dropping an activation between layers; the others are scaled up to keep the
+        mean. No dropout follows the last layer, so a stack of one layer has none, and warns.
+      key: A PRNG key, needed if there is dropout: a new one for each step. To evaluate, pass ``dropout=0``.
+      spec: The kind of cell of every layer.
+      lengths: True lengths ``[*B]``, as in :func:`lstm_jax.lstm`.
+      resets: Bool ``[T, *B]``, True where a new segment starts.
+      reverse: Whether to run the stack backward in time: each direction becomes the other.
+      dtype: The compute dtype. None is that of xs.
+      final_state_only: Whether to return the final states alone. No outputs of the last layer are stored.
+      **options: The tuning options of every layer. :class:`lstm_jax.Options` documents them.
 
     Returns:
-      The final states in the order of ``params``, and the last layer's outputs
-      ``[T, *B, H]``, or ``[T, *B, 2H]`` if bidirectional.
+      The final states in the order of ``params``, and the last layer's outputs ``[T, *B, H]``, or
+      ``[T, *B, 2H]`` if bidirectional; or the final states alone.
 
     Raises:
-      ValueError: if the number of entries does not fit, if dropout is not in ``[0, 1)`` or
-        comes without a key, and as :func:`lstm_jax.lstm` does.
+      ValueError: If the number of entries does not fit, if dropout is not in ``[0, 1)`` or has no key, and as
+        :func:`lstm_jax.lstm` does.
 
     >>> import jax, jax.numpy as jnp
     >>> params = init_stack(jax.random.key(0), 3, 5, num_layers=2, bidirectional=True)
@@ -121,56 +158,96 @@ def lstm_stack(
     >>> len(states), hs.shape
     (4, (7, 2, 10))
     """
+    Options.of("lstm_stack", options)
+    reverse = check_bool("reverse", reverse)
+    final_state_only = check_bool("final_state_only", final_state_only)
+    bidirectional = check_bool("bidirectional", bidirectional)
     D = 2 if bidirectional else 1
     if not _is_plain_sequence(params) or not params or len(params) % D:
         raise ValueError(
-            f"expected a sequence of LSTMParams, {D} a layer, got {_describe(params)}; for one "
+            f"expected a sequence of LSTMParams, {D} per layer, got {_describe(params)}; for one "
             "layer write (params,), for two directions pass bidirectional=True, from a Linen module "
             'take module.stack_params(variables["params"]).'
         )
     for name, given in (("states", states), ("reset_states", reset_states)):
-        if given is not None and not (_is_plain_sequence(given) and len(given) == len(params)):
-            raise ValueError(
-                f"expected {name} to be a sequence of {len(params)} LSTMStates, one for each of "
-                f"params, got {_describe(given)}."
-            )
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"expected dropout in [0, 1), got {dropout}.")
+        if given is not None:
+            _check_states(name, given, len(params))
+    dropout = active_dropout("dropout", dropout, len(params) // D)
     if dropout > 0.0 and not hasattr(key, "dtype"):
         raise ValueError(
             f"dropout={dropout} needs a random key, got {type(key).__name__}: pass "
             "key=jax.random.key(...), a new one for each step, or dropout=0.0 to evaluate."
         )
 
-    hs = jnp.asarray(xs)
+    hs = check_xs(xs)
     _check_directions(params, hs, bidirectional)
+    layer: Callable[..., Any] = partial(
+        lstm, spec=spec, lengths=lengths, resets=resets, dtype=dtype, **options
+    )
     final_states: list[LSTMState] = []
     for first in range(0, len(params), D):
         if first > 0 and key is not None and dropout > 0.0:
             hs = _dropout(jax.random.fold_in(key, first // D), hs, dropout)
-        outputs = []
-        for n in range(first, first + D):
-            final_state, out = lstm(
+        state_only = final_state_only and first + D == len(params)
+        results = [
+            layer(
                 params[n],
                 hs,
                 None if states is None else states[n],
                 reset_state=None if reset_states is None else reset_states[n],
-                spec=spec,
-                lengths=lengths,
-                resets=resets,
                 reverse=reverse ^ (n > first),
-                dtype=dtype,
-                precision=precision,
-                backend=backend,
-                remat_every=remat_every,
-                residuals=residuals,
-                unroll=unroll,
-                partition=partition,
+                final_state_only=state_only,
             )
-            final_states.append(final_state)
-            outputs.append(out)
+            for n in range(first, first + D)
+        ]
+        if state_only:
+            return (*final_states, *results)
+        ends, outputs = zip(*results, strict=True)
+        final_states.extend(ends)
         hs = outputs[0] if D == 1 else jnp.concatenate(outputs, axis=-1)
     return tuple(final_states), hs
+
+
+def active_dropout(name: str, rate: Any, num_layers: int) -> float:
+    """Returns the dropout rate between layers: 0 for one layer, with a warning if a rate was given.
+
+    Raises:
+      ValueError: If the rate is not in ``[0, 1)``, or not known when tracing.
+    """
+    rate = check_dropout(name, rate)
+    if rate == 0.0 or num_layers > 1:
+        return rate
+    warnings.warn(
+        f"{name}={rate} has no effect: dropout is applied between layers, and there is one layer. "
+        "Apply it to the inputs or outputs yourself.",
+        stacklevel=3,
+    )
+    return 0.0
+
+
+def _check_states(name: str, states: Any, count: int) -> None:
+    if _is_plain_sequence(states) and len(states) == count:
+        if not all(isinstance(state, LSTMState) for state in states):
+            stacked = all(hasattr(state, "shape") for state in states)
+            hint = (
+                "; if these are stacked arrays [L, *B, H] of h and C, write "
+                f"[LSTMState(C=C[n], h=h[n]) for n in range({count})]"
+                if stacked
+                else ""
+            )
+            kinds = sorted({type_name(state) for state in states})
+            raise ValueError(
+                f"expected {name} to be lstm_jax.LSTMStates, got {', '.join(kinds)}{hint}."
+            )
+        return
+    hint = ""
+    if isinstance(states, LSTMState):
+        split = f"[LSTMState(C=state.C[n], h=state.h[n]) for n in range({count})]"
+        hint = f"; for one with arrays [L, *B, H] write {split}"
+    raise ValueError(
+        f"expected {name} to be a sequence of {count} LSTMStates, one for each of params, got "
+        f"{_describe(states)}{hint}."
+    )
 
 
 def _check_directions(params: Sequence[LSTMParams], xs: jax.Array, bidirectional: bool) -> None:
@@ -188,8 +265,8 @@ def _check_directions(params: Sequence[LSTMParams], xs: jax.Array, bidirectional
     if got == expected(not bidirectional) != expected(bidirectional):
         raise ValueError(
             f"expected bidirectional={not bidirectional} for params whose layers read "
-            f"{[size for (size,) in got]} features, got bidirectional={bidirectional}; pass what init_stack "
-            "was given."
+            f"{[size for (size,) in got]} features, got bidirectional={bidirectional}; pass the value that "
+            "init_stack was given."
         )
 
 

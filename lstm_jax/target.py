@@ -88,7 +88,12 @@ def _partitioned(ctx: Any) -> str | None:
         alone = not auto or context.mesh.size == 1
         return None if alone else f"the mesh axes {auto} are not manual"
     devices = context.num_devices
-    return None if devices == 1 else f"{devices} devices share it, outside jax.shard_map"
+    if devices == 1:
+        return None
+    return (
+        f"XLA partitions the program over {devices} devices. To keep the kernel, pass "
+        "partition=Partition(batch=AXIS) under jax.set_mesh(mesh), or use jax.shard_map"
+    )
 
 
 def _device_kind(ctx: Any, platform: str, kind_in_context: str | None) -> str | None:

@@ -27,7 +27,7 @@ def test_equals_its_equation_in_float64(x64):
 
 def test_one_step():
     params = init_rnn(jax.random.key(0), 2, 3)
-    state, h = lstm_cell(params, LSTMState(C=None, h=jnp.zeros(3)), jnp.ones(2), RNNSpec())
+    state, h = lstm_cell(params, LSTMState(C=None, h=jnp.zeros(3)), jnp.ones(2), spec=RNNSpec())
     assert_close(h, jnp.tanh(params.w_x.sum(0)), atol=1e-6)
     assert state.C is None
 

@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.backends.problem import Operands
-from lstm_jax.notation import Hs, LSTMState, at_least_float32
+from lstm_jax.backends.problem import Operands, Outputs, Settings
+from lstm_jax.notation import at_least_float32
 
-Outputs = tuple[LSTMState, Hs]
 Run = Callable[[Operands], Outputs]
 CPU_BYTES = 16 * 2**20
 """The most that the projected inputs of a block take on CPU. XLA holds them up to three times."""
@@ -22,7 +21,7 @@ BYTES, STEPS = 128 * 2**20, 32
 """The same on other platforms, and the least steps of a block there."""
 
 
-def in_blocks(run: Run, operands: Operands, reverse: bool) -> Outputs:
+def in_blocks(settings: Settings, run: Run, operands: Operands) -> Outputs:
     """``run``, block by block if the projected inputs of all steps would take too much memory.
 
     Not for a derivative in reverse mode, which would keep the outputs once for every block.
@@ -32,8 +31,8 @@ def in_blocks(run: Run, operands: Operands, reverse: bool) -> Outputs:
         return run(operands)
     return jax.lax.platform_dependent(
         operands,
-        cpu=partial(_in_blocks, run, on_cpu, reverse),
-        default=run if elsewhere is None else partial(_in_blocks, run, elsewhere, reverse),
+        cpu=partial(_in_blocks, settings, run, on_cpu),
+        default=run if elsewhere is None else partial(_in_blocks, settings, run, elsewhere),
     )
 
 
@@ -63,23 +62,25 @@ def block_steps(operands: Operands, most_bytes: int, least_steps: int = 1) -> in
     return next((k for k in range(most, least - 1, -1) if T % k == 0), most)
 
 
-def _in_blocks(run: Run, steps: int, reverse: bool, operands: Operands) -> Outputs:
-    """Writes the outputs of all blocks into one array. The last block may be shorter."""
+def _in_blocks(settings: Settings, run: Run, steps: int, operands: Operands) -> Outputs:
+    """Writes the outputs of all blocks into one array, if there are any. The last block may be shorter."""
     T = operands.xs.shape[0]
     count, rest = divmod(T, steps)
     h = operands.state.h
     hs = jnp.broadcast_to(jnp.zeros_like(h)[None], (T, *h.shape))
+    reverse = settings.reverse
 
     def block(start: Any, size: int, carried: Outputs) -> Outputs:
         state, hs = carried
-        state, outputs = run(_steps_of(operands, start, size)._replace(state=state))
-        return state, jax.lax.dynamic_update_slice_in_dim(hs, outputs, start, 0)
+        state, new = run(_steps_of(operands, start, size)._replace(state=state))
+        write = partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        return state, jax.tree.map(write, hs, new)
 
     def whole(carried: tuple[Any, Outputs]) -> tuple[Any, Outputs]:
         n, outputs = carried
         return n + 1, block((count - 1 - n if reverse else n) * steps, steps, outputs)
 
-    carried = operands.state, hs
+    carried = settings.outputs(operands.state, hs)
     if rest and reverse:
         carried = block(T - rest, rest, carried)
     # A while loop, by which `unrolled` tells it from the loop over time.

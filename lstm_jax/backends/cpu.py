@@ -29,9 +29,9 @@ from lstm_jax.backends.one_tanh import (
     scale_weights,
     unscale_packed,
 )
-from lstm_jax.backends.problem import Members, Operands, Residuals, Settings
-from lstm_jax.backends.xla import Outputs
-from lstm_jax.carry import vary_as
+from lstm_jax.backends.problem import Members, Operands, Outputs, Residuals, Settings
+from lstm_jax.backends.xla import AllOutputs
+from lstm_jax.carry import select, vary_as
 from lstm_jax.cell import LSTMSpec, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState, at_least_float32
 
@@ -90,12 +90,16 @@ def unroll(settings: Settings, operands: Operands) -> Outputs:
 
 def infer(settings: Settings, operands: Operands, device_kind: str | None = None) -> Outputs:
     """The loop alone."""
-    return _loop(settings, operands, save=lambda C, z: None)[0]
+
+    def h_or_none(C: jax.Array, z: jax.Array, h: jax.Array) -> jax.Array | None:
+        return None if settings.final_state_only else h
+
+    return _loop(settings, operands, h_or_none)
 
 
 def forward(
     settings: Settings, operands: Operands, device_kind: str | None = None
-) -> tuple[Outputs, Residuals]:
+) -> tuple[AllOutputs, Residuals]:
     """The loop, and what each step read.
 
     Returned in rows, as on every platform. The loop stores columns, and all steps are transposed after it:
@@ -103,45 +107,44 @@ def forward(
     """
     recompute, dtype = settings.residuals == "recompute", operands.xs.dtype
 
-    def save(C: jax.Array, z: jax.Array) -> Residuals:
-        return Residuals(C, None if recompute else z.astype(dtype))
+    def h_and_residuals(C: jax.Array, z: jax.Array, h: jax.Array) -> tuple[jax.Array, Residuals]:
+        return h, Residuals(C, None if recompute else z.astype(dtype))
 
-    outputs, saved = _loop(settings, operands, save)
+    state, (hs, saved) = _loop(settings, operands, h_and_residuals)
     if saved.z is not None and packs(settings.spec):  # as every platform saves it
         saved = saved._replace(z=unscale_packed(settings.spec, saved.z))
     batch = operands.xs.shape[1:-1]
-    return outputs, jax.tree.map(lambda a: _all_rows(a, batch), saved)
+    return (state, hs), jax.tree.map(lambda a: _all_rows(a, batch), saved)
 
 
-def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> tuple[Outputs, Any]:
+def _loop(
+    settings: Settings, operands: Operands, outputs: Callable[..., Any]
+) -> tuple[LSTMState, Any]:
+    """Returns the final state, and ``outputs(C, z, h)`` of all steps: C and z in columns, h in rows."""
     shape = operands.state.h.shape
     operands, pointwise = _scaled(settings.spec, operands)
     params, xs, state, reset_state, begin, hold = _one_batch_axis(operands)
-    rows, dtype = xs.shape[1], xs.dtype
+    rows, (H, _), dtype = xs.shape[1], params.w_h.shape, xs.dtype
     weights, project_and_recur = _own_columns(params, rows), _product(settings, params)
     reset_state = jax.tree.map(_columns, reset_state)
 
-    def body(carried: LSTMState, inputs: Any) -> tuple[LSTMState, tuple[Any, Any]]:
+    def body(carried: LSTMState, inputs: Any) -> tuple[LSTMState, Any]:
         x, begin, hold = inputs
-        prev = _select(begin, reset_state, carried)
-        if hold is not None:
-            x = jnp.where(hold[:, None], jnp.zeros((), x.dtype), x)
+        x = select(hold, jnp.zeros_like(x), x)
+        begins, holds = _flags(begin, H), _flags(hold, H)
+        prev = select(begins, reset_state, carried)
         z = project_and_recur(x, prev.h.reshape(-1, rows))
         C, h = pointwise(settings.spec, weights, prev.C, z)
         h = h.astype(dtype)
-        state = _select(hold, carried, LSTMState(C, h))
-        out = _select(hold, jnp.zeros_like(h), h)
-        return state, (_rows(out, rows), save(prev.C, z))
+        state = select(holds, carried, LSTMState(C, h))
+        out = select(holds, jnp.zeros_like(h), h)
+        return state, outputs(prev.C, z, _rows(out, rows).reshape(shape))
 
-    state, (hs, saved) = jax.lax.scan(
-        body,
-        jax.tree.map(_columns, state),
-        (xs, begin, hold),
-        reverse=settings.reverse,
-        unroll=settings.traced_unroll,
+    state, out = jax.lax.scan(
+        body, jax.tree.map(_columns, state), (xs, begin, hold), reverse=settings.reverse
     )
     final = jax.tree.map(lambda a: _rows(a, rows).reshape(shape), state)
-    return (final, hs.reshape(-1, *shape)), saved
+    return final, out
 
 
 def backward(
@@ -167,9 +170,9 @@ def backward(
     if z_saved is not None and packs(spec):
         z_saved = scale_packed(spec, z_saved)
     h_left = hs.reshape(T, rows, H)
-    if hold is not None:  # the output is 0 there, the state still the initial one
-        h_left = jnp.where(hold[..., None], state.h[None], h_left)
-    ct_state, ct_hs = cts[0], cts[1].reshape(T, rows, H)
+    # Where the state is held, the output is 0, and the state still the initial one.
+    h_left = select(hold, jnp.broadcast_to(state.h[None], h_left.shape), h_left)
+    ct_state, ct_hs = cts
     ct_state = jax.tree.map(lambda a: _columns(a.reshape(rows, H)).astype(wide), ct_state)
     zero = jax.tree.map(jnp.zeros_like, ct_state)
     w_x, w_h = params.w_x.astype(wide), params.w_h.astype(wide)
@@ -180,12 +183,14 @@ def backward(
     def time(s: jax.Array) -> jax.Array:
         return T - 1 - s if settings.reverse else s
 
-    def ct_out(s: jax.Array) -> jax.Array:
-        """``[H·B]``: of the output of step s, before the first step 0."""
+    def add_ct_out(s: jax.Array, ct_h: jax.Array) -> jax.Array:
+        """Adds the cotangent of the output of step s, in columns. Before the first step it is 0."""
+        if ct_hs is None:
+            return ct_h
         t = time(jnp.maximum(s, 0))
-        ct = _columns(_at(ct_hs, t).astype(wide))
-        ct = _select(_at(hold, t), jnp.zeros_like(ct), ct)
-        return jnp.where(s < 0, jnp.zeros_like(ct), ct)
+        ct = _columns(_at(ct_hs, t).reshape(rows, H).astype(wide))
+        ct = select(_flags(_at(hold, t), H), jnp.zeros_like(ct), ct)
+        return ct_h + jnp.where(s < 0, jnp.zeros_like(ct), ct)
 
     def h_read(t: jax.Array, n: int) -> jax.Array:
         """``[n, B, H]``: the hidden states that the steps from time t on read."""
@@ -196,8 +201,8 @@ def backward(
         h = jnp.concatenate([left[1:], h] if settings.reverse else [h, left[:-1]])
         if begin is None:
             return h
-        starts = jax.lax.dynamic_slice_in_dim(begin, t, n)[..., None]
-        return jnp.where(starts, jnp.broadcast_to(reset_state.h, h.shape), h)
+        starts = jax.lax.dynamic_slice_in_dim(begin, t, n)
+        return select(starts, jnp.broadcast_to(reset_state.h, h.shape), h)
 
     def z_read(t: jax.Array) -> jax.Array:
         if z_saved is not None:
@@ -206,18 +211,17 @@ def backward(
 
     def step(s: jax.Array, t: jax.Array, d: LSTMState, d_reset: LSTMState) -> Any:
         """``d`` is the cotangent of the state after step s, its output's included."""
-        held = _at(hold, t)
-        begins = _at(begin, t)
+        held, begins = _flags(_at(hold, t), H), _flags(_at(begin, t), H)
         f = partial(pointwise, settings.spec)
         _, pull = jax.vjp(f, weights, _at(C_read, t), z_read(t))
-        d_own, dC, dz = pull(tuple(_select(held, zero, d)))
+        d_own, dC, dz = pull(tuple(select(held, zero, d)))
         dz = dz.reshape(G, rows)
         d_prev = LSTMState(dC, dot(w_h, dz).reshape(-1))
         if begin is not None:
-            d_reset = jax.tree.map(jnp.add, d_reset, _select(begins, d_prev, zero))
-        d_prev = _select(begins, zero, d_prev)
-        d_prev = _select(held, d, d_prev)
-        return LSTMState(d_prev.C, d_prev.h + ct_out(s - 1)), d_reset, dz, d_own
+            d_reset = jax.tree.map(jnp.add, d_reset, select(begins, d_prev, zero))
+        d_prev = select(begins, zero, d_prev)
+        d_prev = select(held, d, d_prev)
+        return LSTMState(d_prev.C, add_ct_out(s - 1, d_prev.h)), d_reset, dz, d_own
 
     def block(j: jax.Array, carried: Any) -> Any:
         d, d_reset, d_own, d_params, d_xs, dz = carried
@@ -248,7 +252,7 @@ def backward(
         d_xs = jax.lax.dynamic_update_slice_in_dim(d_xs, dx, t0, 0)
         return d, d_reset, d_own, d_params, d_xs, dz
 
-    d = LSTMState(ct_state.C, ct_state.h + ct_out(jnp.int32(T - 1))) if T else ct_state
+    d = LSTMState(ct_state.C, add_ct_out(jnp.int32(T - 1), ct_state.h)) if T else ct_state
     products = LSTMParams(params.w_x, params.w_h, params.bias)
     sums = jax.tree.map(lambda p: jnp.zeros(p.T.shape, wide), products)
     own = jax.tree.map(jnp.zeros_like, weights)
@@ -357,16 +361,9 @@ def _rows(a: jax.Array, rows: int) -> jax.Array:
     return a.reshape(-1, rows).T
 
 
-def _select(flag: jax.Array | None, if_true: Any, if_false: Any) -> Any:
-    """``where`` over arrays ``[H·B]`` with ``flag [B]``. None is False."""
-    if flag is None:
-        return if_false
-
-    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
-        H = a.size // max(flag.size, 1)
-        return jnp.where(jnp.broadcast_to(flag, (H, flag.size)).reshape(-1), a, b)
-
-    return jax.tree.map(choose, if_true, if_false)
+def _flags(flag: jax.Array | None, H: int) -> jax.Array | None:
+    """``[B] -> [H·B]``: the flag of a row for each of its units. None is False."""
+    return None if flag is None else jnp.broadcast_to(flag, (H, flag.size)).reshape(-1)
 
 
 def _at(a: Any, t: jax.Array) -> Any:

@@ -18,13 +18,15 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from lstm_jax.backends.problem import Operands, Settings
+from lstm_jax.backends.problem import Operands, Outputs, Settings, refusal
 from lstm_jax.cell import LSTMSpec, Precision
-from lstm_jax.notation import Hs, LSTMParams, LSTMState
+from lstm_jax.notation import LSTMParams, LSTMState
 from lstm_jax.target import partitioned_reason, platforms_of
 
 TF32 = (None, "default", "tensorfloat32", jax.lax.Precision.DEFAULT)
 """The precisions that leave cuDNN free to multiply in TF32, as XLA's own products are then."""
+FLOAT32 = ("high", "highest", "float32", jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST)
+"""The precisions for which cuDNN multiplies in float32."""
 
 
 def unsupported_reason(settings: Settings, operands: Operands) -> str | None:
@@ -41,8 +43,11 @@ def unsupported_reason(settings: Settings, operands: Operands) -> str | None:
         "it knows no resets": begin is not None,
         "it knows no rows of length 0, and lengths are not known when traced": hold is not None,
         "it has no hidden units on other devices": settings.hidden_axis is not None,
-        'it keeps for the backward pass what it likes, residuals="recompute" has no effect': (
-            settings.residuals != "save"
+        'it chooses its residuals, residuals="recompute" has no effect': settings.residuals
+        != "save",
+        f"unroll={settings.unroll} has no effect on its loop": settings.unroll not in (None, 1),
+        f"precision={settings.precision!r} is none of {TF32 + FLOAT32}": (
+            _matmul_precision(settings.precision) not in TF32 + FLOAT32
         ),
         f"it needs sizes that are known and not 0, got xs of shape {xs.shape}": (
             not concrete or 0 in xs.shape
@@ -60,7 +65,7 @@ def found() -> str:
         return jax.default_backend()
 
 
-def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
+def unroll(settings: Settings, operands: Operands) -> Outputs:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
     from jax.experimental import rnn  # on demand: it loads the CUDA plugin's libraries
 
@@ -82,7 +87,7 @@ def unroll(settings: Settings, operands: Operands) -> tuple[LSTMState, Hs]:
         precision=_precision(settings.precision),
     )
     hs = _flip(_row_major(ys).swapaxes(0, 1).reshape(T, *batch, H), reverse)
-    return LSTMState(C.reshape(*batch, H), h.reshape(*batch, H)), hs
+    return settings.outputs(LSTMState(C.reshape(*batch, H), h.reshape(*batch, H)), hs)
 
 
 def flat_weights(params: LSTMParams) -> jax.Array:
@@ -107,13 +112,19 @@ def _flip(array: jax.Array, reverse: bool) -> jax.Array:
 
 def _precision(precision: Precision) -> jax.lax.Precision:
     """One of the two that cuDNN's wrapper tells apart: HIGH allows TF32, HIGHEST does not."""
-    if precision is None:
-        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return jax.lax.Precision.HIGH if precision in TF32 else jax.lax.Precision.HIGHEST
+    tf32 = _matmul_precision(precision) in TF32
+    return jax.lax.Precision.HIGH if tf32 else jax.lax.Precision.HIGHEST
+
+
+def _matmul_precision(precision: Precision) -> Any:
+    """The precision itself, or JAX's default for None."""
+    if precision is not None:
+        return precision
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise ValueError(f"backend 'cudnn' cannot run this: {reason}. Use backend=\"auto\".")
+    raise refusal("cudnn", reason)
 
 
 def _check_platform(ctx: Any, xs: Any) -> Any:

@@ -20,10 +20,9 @@ from lstm_jax.backends import (
     xla,
 )
 from lstm_jax.backends.primitives import Step, kernel_p, run_xla, tangent_p
-from lstm_jax.backends.problem import Members, Operands, Settings
+from lstm_jax.backends.problem import Members, Operands, Outputs, Settings, refusal
 from lstm_jax.backends.unrolled import unrolled
-from lstm_jax.backends.xla import Outputs
-from lstm_jax.carry import vary_alike
+from lstm_jax.carry import vary_as
 from lstm_jax.target import platforms_of, target_of
 
 unsupported_reason = xla.unsupported_reason
@@ -34,15 +33,25 @@ log = logging.getLogger("lstm_jax")
 
 def unroll(settings: Settings, operands: Operands, required: str | None = None) -> Outputs:
     """The recurrence, as :mod:`lstm_jax.backends` defines it."""
+    ignored = ignored_option(settings)
+    if required and ignored:
+        raise refusal(required, ignored)
     # So that cotangents vary alike too: a kernel does not sum them over devices.
-    operands = vary_alike(operands)
+    operands = vary_as(operands)
     return xla.differentiable(
         settings,
         operands,
-        partial(primitives.infer, required),
-        partial(primitives.forward, required),
-        partial(primitives.tangent, required),
+        partial(primitives.bind_step, "infer", required),
+        partial(primitives.bind_step, "forward", required),
+        partial(primitives.bind_step, "tangent", required),
     )
+
+
+def ignored_option(settings: Settings) -> str | None:
+    """Returns which option the kernels do not honour, or None."""
+    if settings.unroll in (None, 1):
+        return None
+    return f"unroll={settings.unroll} has no effect on its loops; leave it out"
 
 
 def register(platform: str, name: str, kernels: ModuleType) -> None:
@@ -113,6 +122,9 @@ def _lower_to_kernel(platform: str, ctx: Any, *leaves: Any, step: Step, jaxpr: A
             kind or ""
         ):  # also for an export with a mesh of CPUs
             _log_unknown_chip()
+        ignored = ignored_option(step.settings)
+        if ignored:
+            _log_ignored(name, ignored)
         function = _with_kernel(step, partial(getattr(kernels, step.name), device_kind=kind))
     elif step.required:
         raise step.refusal(reason)
@@ -157,6 +169,11 @@ def _lower_unrolled(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
 @lru_cache
 def _log_once(level: int, name: str, reason: str) -> None:
     log.log(level, "%s does not run: %s. The backend 'xla' runs instead.", name, reason)
+
+
+@lru_cache
+def _log_ignored(name: str, reason: str) -> None:
+    log.warning("%s runs, but %s.", name, reason)
 
 
 @lru_cache

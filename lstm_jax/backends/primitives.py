@@ -15,8 +15,7 @@ from jax.extend.core import Primitive, jaxpr_as_fun
 from jax.interpreters import ad
 
 from lstm_jax.backends import xla
-from lstm_jax.backends.problem import Operands, Residuals, Settings
-from lstm_jax.backends.xla import Outputs
+from lstm_jax.backends.problem import Operands, Outputs, Residuals, Settings, refusal
 
 log = logging.getLogger("lstm_jax")
 
@@ -46,35 +45,9 @@ class Step(NamedTuple):
         return jax.tree.unflatten(self.tree, leaves)
 
     def refusal(self, reason: str) -> ValueError:
-        """The error that says why the required backend cannot run."""
-        return ValueError(
-            f'backend {self.required!r} cannot run this: {reason}. Use backend="auto".'
-        )
-
-
-def infer(required: str | None, settings: Settings, operands: Operands) -> Outputs:
-    """:func:`lstm_jax.backends.xla.infer`."""
-    return _bind_new("infer", required, settings, operands)
-
-
-def forward(
-    required: str | None, settings: Settings, operands: Operands
-) -> tuple[Outputs, Residuals]:
-    """:func:`lstm_jax.backends.xla.forward`."""
-    return _bind_new("forward", required, settings, operands)
-
-
-def tangent(
-    required: str | None,
-    settings: Settings,
-    operands: Operands,
-    hs: jax.Array,
-    saved: Residuals,
-    d: Operands,
-) -> Outputs:
-    """:func:`lstm_jax.backends.xla.tangent`."""
-    d = d._replace(begin=None, hold=None)
-    return _bind_new("tangent", required, settings, operands, hs, saved, d)
+        """Returns the error that says why the required backend cannot run."""
+        assert self.required is not None
+        return refusal(self.required, reason)
 
 
 def transposed(
@@ -94,8 +67,9 @@ XLA_FORMS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _bind_new(name: str, required: str | None, settings: Settings, *trees: Any) -> Any:
-    leaves, tree = jax.tree.flatten(trees)
+def bind_step(name: str, required: str | None, settings: Settings, *arguments: Any) -> Any:
+    """Runs the function of :data:`XLA_FORMS` called ``name``, as a primitive."""
+    leaves, tree = jax.tree.flatten(arguments)
     described = jax.sharding.get_abstract_mesh().abstract_device
     kind = None if described is None else described.device_kind
     flat, out = bind(Step(name, settings, tree, required, kind), leaves)
@@ -104,13 +78,13 @@ def _bind_new(name: str, required: str | None, settings: Settings, *trees: Any) 
 
 def bind(step: Step, leaves: list[Any]) -> tuple[list[jax.Array], Any]:
     """Binds the step's primitive to the arrays of its arguments: the output's arrays and structure."""
-
-    def function(*leaves: jax.Array) -> Any:
-        return XLA_FORMS[step.name](step.settings, *step.arguments(leaves))
-
-    if step.members is not None:
-        function = jax.vmap(function, in_axes=tuple(0 if m else None for m in step.members))
-    jaxpr, out = jax.make_jaxpr(function, return_shape=True)(*leaves)
+    form = partial(XLA_FORMS[step.name], step.settings)
+    if step.members is None:
+        jaxpr, out = jax.make_jaxpr(form, return_shape=True)(*step.arguments(leaves))
+    else:
+        axes = tuple(0 if member else None for member in step.members)
+        members = jax.vmap(lambda *leaves: form(*step.arguments(leaves)), in_axes=axes)
+        jaxpr, out = jax.make_jaxpr(members, return_shape=True)(*leaves)
     primitive = tangent_p if step.name == "tangent" else kernel_p
     return primitive.bind(*leaves, step=step, jaxpr=jaxpr), jax.tree.structure(out)
 
@@ -160,9 +134,8 @@ def _transpose(cts: Any, *leaves: Any, step: Step, jaxpr: Any) -> list[Any]:
     operands, hs, saved, d = step.arguments(leaves)
     outputs = [ad.instantiate_zeros(ct) for ct in cts]
     constants = jax.tree.leaves((operands, hs, saved))
-    tree = jax.tree.structure(
-        (operands, hs, saved, jax.tree.unflatten(_outputs(operands), outputs))
-    )
+    shape = jax.tree.structure(step.settings.outputs(operands.state, operands.xs))
+    tree = jax.tree.structure((operands, hs, saved, jax.tree.unflatten(shape, outputs)))
     members = step.members
     if members is not None:
         members = members[: len(constants)] + (True,) * len(outputs)
@@ -173,11 +146,6 @@ def _transpose(cts: Any, *leaves: Any, step: Step, jaxpr: Any) -> list[Any]:
         ct if ad.is_undefined_primal(leaf) else None
         for leaf, ct in zip(linear, transposed, strict=True)
     ]
-
-
-def _outputs(operands: Operands) -> Any:
-    """The structure of what the tangent returns: a state and a sequence of hidden states."""
-    return jax.tree.structure((operands.state, operands.xs))
 
 
 ad.primitive_transposes[tangent_p] = _transpose

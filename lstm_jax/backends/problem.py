@@ -6,8 +6,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lstm_jax.carry import select
 from lstm_jax.cell import LSTMSpec, Precision
-from lstm_jax.notation import LSTMParams, LSTMState, Recurrent
+from lstm_jax.notation import Hs, LSTMParams, LSTMState, Recurrent
+
+Outputs = tuple[LSTMState, Hs | None]
+"""The final state, and the hidden states ``[T, *B, H]`` or, with ``final_state_only``, None."""
 
 Members = Literal["own weights", "shared weights"] | None
 """How the members of an ensemble have their weights. None for a step that is no ensemble."""
@@ -23,7 +27,8 @@ class Settings:
       precision: Precision of the matrix products.
       unroll: Time steps per iteration of the compiled loop; None leaves it to the platform.
       residuals: What the forward pass stores for the backward pass: "save" or "recompute".
-      hidden_axis: The axis of the mesh over which the hidden units are sharded, inside ``shard_map``: a
+      final_state_only: Whether the hidden states of the steps are left out of the outputs.
+      hidden_axis: The axes of the mesh over which the hidden units are sharded, inside ``shard_map``: a
         device has the states and gates of its own units. None if each device has all units.
     """
 
@@ -32,7 +37,12 @@ class Settings:
     precision: Precision = None
     unroll: int | None = None
     residuals: str = "save"
-    hidden_axis: str | None = None
+    final_state_only: bool = False
+    hidden_axis: str | tuple[str, ...] | None = None
+
+    def outputs(self, state: Any, hs: Any) -> Any:
+        """The outputs of a sequence or a step, or their shardings: ``hs`` is None with ``final_state_only``."""
+        return state, None if self.final_state_only else hs
 
     @property
     def traced_unroll(self) -> int:
@@ -75,8 +85,7 @@ class Operands(NamedTuple):
         """
         if self.hold is None:
             return self
-        zero = jnp.zeros((), self.xs.dtype)
-        return self._replace(xs=jnp.where(self.hold[..., None], zero, self.xs))
+        return self._replace(xs=select(self.hold, jnp.zeros_like(self.xs), self.xs))
 
 
 class Residuals(NamedTuple):
@@ -89,3 +98,8 @@ class Residuals(NamedTuple):
 
     C: Any
     z: jax.Array | None
+
+
+def refusal(name: str, reason: str) -> ValueError:
+    """Returns the error that says why the backend that was asked for by name cannot run."""
+    return ValueError(f'backend {name!r} cannot run this: {reason}. Use backend="auto".')

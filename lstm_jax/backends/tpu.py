@@ -20,9 +20,10 @@ import jax.numpy as jnp
 
 from lstm_jax.backends import elementwise, lowering
 from lstm_jax.backends.one_tanh import pointwise
-from lstm_jax.backends.problem import Members, Operands, Residuals, Settings
+from lstm_jax.backends.problem import Members, Operands, Outputs, Residuals, Settings
 from lstm_jax.backends.tpu_loop import MIB, Loop, Plan, packed, run_loop, unpacked
-from lstm_jax.backends.xla import Outputs, recur_all
+from lstm_jax.backends.xla import recur_all
+from lstm_jax.carry import select
 from lstm_jax.cell import LSTMSpec, add, own_weights
 from lstm_jax.notation import LSTMParams, LSTMState
 
@@ -155,7 +156,7 @@ def _run_forward(
     H, dtype = params.w_h.shape[0], xs.dtype
     mask = _mask(operands)
     carried = _rows_of_state(operands.state)
-    out = {"hs": (H, dtype)}
+    out = {} if settings.final_state_only and not save else {"hs": (H, dtype)}
     if save:
         out |= {"C": (H, carried.C.dtype)}
         if settings.residuals == "save":
@@ -175,22 +176,22 @@ def _run_forward(
     batch = xs.shape[1:-1]
     arrays = {name: a.reshape(a.shape[0], *batch, a.shape[-1]) for name, a in streamed.items()}
     state = jax.tree.map(lambda a: a.reshape(*batch, a.shape[-1]), state)
-    return (state, arrays["hs"]), Residuals(arrays.get("C"), arrays.get("z"))
+    return (state, arrays.get("hs")), Residuals(arrays.get("C"), arrays.get("z"))
 
 
 def _forward_step(
     settings: Settings, blocks: dict[str, Any], w_h: Any, carried: LSTMState, reset: Any
 ) -> tuple[LSTMState, dict[str, Any]]:
     mask = blocks.get("mask")
-    prev = carried if mask is None else _choose(mask == BEGIN, reset, carried)
+    prev = carried if mask is None else select(mask == BEGIN, reset, carried)
     r = _dot(settings, prev.h, unpacked(w_h))
     z = blocks["gx"].astype(jnp.float32) + r
     C, h = pointwise(settings.spec, NO_WEIGHTS, prev.C, z)
     state = LSTMState(C, h.astype(prev.h.dtype))
     hs = state.h
     if mask is not None:
-        hs = jnp.where(mask == HOLD, jnp.zeros_like(hs), hs)
-        state = _choose(mask == HOLD, carried, state)
+        hs = select(mask == HOLD, jnp.zeros_like(hs), hs)
+        state = select(mask == HOLD, carried, state)
     return state, {"hs": hs, "C": prev.C, "z": z}
 
 
@@ -214,7 +215,7 @@ def backward(
     streams = {
         "z": _rows_of(z),
         "C": _rows_of(saved.C),
-        "ct_hs": _rows_of(ct_hs),
+        "ct_hs": None if ct_hs is None else _rows_of(ct_hs),
         "mask": _mask(operands),
     }
     carried = _rows_of_state(ct_state)
@@ -255,9 +256,11 @@ def _backward_step(
     (ct, d_reset), mask = carried, blocks.get("mask")
     z, C = blocks["z"].astype(jnp.float32), blocks["C"]
     zeros = jax.tree.map(jnp.zeros_like, ct)
-    d_state = LSTMState(ct.C, ct.h + blocks["ct_hs"].astype(jnp.float32))
+    d_state = ct
+    if "ct_hs" in blocks:
+        d_state = LSTMState(ct.C, ct.h + blocks["ct_hs"].astype(jnp.float32))
     if mask is not None:
-        d_state = _choose(mask == HOLD, zeros, d_state)
+        d_state = select(mask == HOLD, zeros, d_state)
     H, w = C.shape[-1], unpacked(w_hT)
 
     def of_tile(n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -279,9 +282,9 @@ def _backward_step(
     d_prev = LSTMState(dC, dh)
     if mask is None:
         return (d_prev, d_reset), {"dz": dz}
-    summed = jax.tree.map(jnp.add, d_reset, _choose(mask == BEGIN, d_prev, zeros))
-    d_prev = _choose(mask == BEGIN, zeros, d_prev)
-    return (_choose(mask == HOLD, ct, d_prev), summed), {"dz": dz}
+    summed = jax.tree.map(jnp.add, d_reset, select(mask == BEGIN, d_prev, zeros))
+    d_prev = select(mask == BEGIN, zeros, d_prev)
+    return (select(mask == HOLD, ct, d_prev), summed), {"dz": dz}
 
 
 def _dot(settings: Settings, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -299,13 +302,6 @@ def _pack_gates(tiles: Sequence[jax.Array], tile: int) -> jax.Array:
     """The inverse: the gates of all hidden units from those of each tile."""
     gates = range(0, tiles[0].shape[1], tile)
     return jnp.concatenate([a[:, k : k + tile] for k in gates for a in tiles], axis=1)
-
-
-def _choose(flag: jax.Array, if_true: Any, if_false: Any) -> Any:
-    """Rows of ``[rows, H]`` by a flag ``[rows, 1]``."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(jnp.broadcast_to(flag, a.shape), a, b), if_true, if_false
-    )
 
 
 def _rows_of(a: jax.Array) -> jax.Array:

@@ -124,7 +124,7 @@ def _call(loop: Loop, streams: dict[str, jax.Array], carried: Any) -> tuple[Any,
             vmem_limit_bytes=int(0.95 * loop.vmem * MIB),
         ),
         interpret=loop.interpret,
-        name="lstm_" + "_".join(out),
+        name="lstm_" + ("_".join(out) or "state"),
     )(*streams.values(), w_h, *state, *resets)
     return jax.tree.unflatten(tree, results[len(out) :]), dict(zip(out, results, strict=False))
 

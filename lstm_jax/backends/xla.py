@@ -19,13 +19,13 @@ import jax.numpy as jnp
 
 from lstm_jax.backends.blocks import in_blocks
 from lstm_jax.backends.one_tanh import pointwise
-from lstm_jax.backends.problem import Operands, Residuals, Settings
+from lstm_jax.backends.problem import Operands, Outputs, Residuals, Settings
 from lstm_jax.carry import select, vary_as
 from lstm_jax.cell import LSTMSpec, add, own_weights
 from lstm_jax.notation import Hs, LSTMParams, LSTMState
 
-Outputs = tuple[LSTMState, Hs]
-Forward = Callable[[Settings, Operands], tuple[Outputs, Residuals]]
+AllOutputs = tuple[LSTMState, Hs]
+Forward = Callable[[Settings, Operands], tuple[AllOutputs, Residuals]]
 Tangent = Callable[[Settings, Operands, jax.Array, Residuals, Operands], Outputs]
 
 
@@ -49,58 +49,60 @@ def differentiable(
     forward: Forward,
     tangent: Tangent,
 ) -> Outputs:
-    """``infer``, whose derivative is ``tangent`` at what ``forward`` saves."""
+    """``infer``, whose derivative is ``tangent`` at the residuals that ``forward`` stores."""
+    function = jax.custom_jvp(partial(infer, settings))
 
-    @jax.custom_jvp
-    def run(operands: Operands) -> Outputs:
-        return infer(settings, operands)
+    @function.defjvp
+    def jvp(primals: tuple[Operands], tangents: tuple[Operands]) -> tuple[Outputs, Outputs]:
+        (state, hs), saved = forward(settings, primals[0])
+        d = tangents[0]._replace(begin=None, hold=None)  # flags have no tangents
+        d_outputs = tangent(settings, primals[0], hs, saved, d)
+        return settings.outputs(state, hs), d_outputs
 
-    @run.defjvp
-    def rule(primals: tuple[Operands], tangents: tuple[Operands]) -> tuple[Outputs, Outputs]:
-        outputs, saved = forward(settings, primals[0])
-        return outputs, tangent(settings, primals[0], outputs[1], saved, tangents[0])
-
-    return run(operands)
+    return function(operands)
 
 
 def infer(settings: Settings, operands: Operands) -> Outputs:
     """The loop alone. A long sequence is projected in blocks, as nothing needs all of it."""
 
-    def run(operands: Operands) -> Outputs:
-        return _loop(settings, operands, save=lambda prev, z: None)[0]
+    def h_or_none(prev: LSTMState, z: jax.Array, h: jax.Array) -> jax.Array | None:
+        return None if settings.final_state_only else h
 
-    return in_blocks(run, operands, settings.reverse)
+    return in_blocks(settings, partial(_loop, settings, h_or_none), operands)
 
 
-def forward(settings: Settings, operands: Operands) -> tuple[Outputs, Residuals]:
-    """The loop, and what each step read."""
+def forward(settings: Settings, operands: Operands) -> tuple[AllOutputs, Residuals]:
+    """The loop, and what each step read. Its outputs always have ``hs``, a residual as well."""
     recompute = settings.residuals == "recompute"
     dtype = operands.xs.dtype
 
-    def save(prev: LSTMState, z: jax.Array) -> Residuals:
-        return Residuals(prev.C, None if recompute else z.astype(dtype))
+    def h_and_residuals(prev: LSTMState, z: jax.Array, h: jax.Array) -> tuple[jax.Array, Residuals]:
+        return h, Residuals(prev.C, None if recompute else z.astype(dtype))
 
-    return _loop(settings, operands, save)
+    state, (hs, saved) = _loop(settings, h_and_residuals, operands)
+    return (state, hs), saved
 
 
-def _loop(settings: Settings, operands: Operands, save: Callable[..., Any]) -> tuple[Outputs, Any]:
+def _loop(
+    settings: Settings, outputs: Callable[..., Any], operands: Operands
+) -> tuple[LSTMState, Any]:
+    """Returns the final state, and ``outputs(prev, z, h)`` of all steps."""
     params, xs, state, reset_state, begin, hold = operands.masked()
     weights = own_weights(params)
 
-    def body(carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, tuple[Any, Any]]:
+    def body(carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, Any]:
         gx, begin, hold = inputs
         prev = select(begin, reset_state, carried)
         z = add(gx, settings.recur(params, prev.h))
         C, h = pointwise(settings.spec, weights, prev.C, z)
         state = LSTMState(C, h.astype(prev.h.dtype))
         out = select(hold, jnp.zeros_like(state.h), state.h)
-        return select(hold, carried, state), (out, save(prev, z))
+        return select(hold, carried, state), outputs(prev, z, out)
 
     gx = settings.spec.project(params, xs, settings.precision)
-    state, (hs, saved) = jax.lax.scan(
+    return jax.lax.scan(
         body, state, (gx, begin, hold), reverse=settings.reverse, unroll=settings.traced_unroll
     )
-    return (state, hs), saved
 
 
 def tangent(
@@ -118,7 +120,7 @@ def tangent(
 
     # Keep what is saved, not what follows from it. A loop needs no barriers for that.
     @partial(jax.checkpoint, prevent_cse=False)
-    def body(d_carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, jax.Array]:
+    def body(d_carried: LSTMState, inputs: tuple[Any, ...]) -> tuple[LSTMState, jax.Array | None]:
         C, z, dz_of_weights, begin, hold = inputs
         d_prev = select(begin, d.reset_state, d_carried)
         r = settings.recur(params, d_prev.h)
@@ -127,7 +129,7 @@ def tangent(
         (_, _), (dC, dh) = jax.jvp(f, (weights, C, wide), (d_weights, d_prev.C, dz))
         d_state = LSTMState(dC, dh.astype(d_prev.h.dtype))
         out = select(hold, jnp.zeros_like(d_state.h), d_state.h)
-        return select(hold, d_carried, d_state), out
+        return settings.outputs(select(hold, d_carried, d_state), out)
 
     inputs = (saved.C, z, dz_of_weights, begin, hold)
     d_state = vary_as(d.state, d.params, d.xs, d.reset_state, inputs)

@@ -59,7 +59,7 @@ class SequenceModel(nnx.Module):
             model.hidden_size,
             num_layers=model.num_layers,
             bidirectional=model.bidirectional,
-            dropout_rate=model.dropout,
+            dropout_rate=model.dropout if model.num_layers > 1 else 0.0,
             bias_init=_bias(model),
             dtype=dtype,
             spec=SPECS[model.cell],

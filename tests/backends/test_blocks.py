@@ -12,7 +12,6 @@ from lstm_jax import init_lstm, lstm
 from lstm_jax.backends import blocks
 from lstm_jax.backends.problem import Operands
 from lstm_jax.carry import zero_state
-from lstm_jax.cell import LSTMSpec
 from lstm_jax.sequence import _lstm
 from tests.cases import assert_close, make_case
 
@@ -76,7 +75,7 @@ def test_the_steps_of_a_block():
     def steps(T, B, H, dtype=jnp.float32):
         params = init_lstm(jax.random.key(0), 1, H)
         xs = jnp.zeros((T, B, 1), dtype)
-        state = zero_state(LSTMSpec(), H, xs, dtype)
+        state = zero_state(params, xs[0])
         return blocks.block_steps(Operands(params, xs, state, state), blocks.CPU_BYTES)
 
     assert steps(64, 64, 256) is None  # 64 * 64 * 4 * 256 * 4 bytes are 16 MiB
