@@ -83,9 +83,8 @@ def unsupported_reason(
     return None
 
 
-def unroll(settings: Settings, operands: Operands) -> Outputs:
-    """The recurrence, as :mod:`lstm_jax.backends` defines it."""
-    return lowering.unroll(settings, operands, required="cpu")
+unroll = partial(lowering.unroll, required="cpu")
+"""Runs the recurrence, as :mod:`lstm_jax.backends` defines it."""
 
 
 def infer(settings: Settings, operands: Operands, device_kind: str | None = None) -> Outputs:

@@ -41,7 +41,7 @@ class Settings:
     hidden_axis: str | tuple[str, ...] | None = None
 
     def outputs(self, state: Any, hs: Any) -> Any:
-        """The outputs of a sequence or a step, or their shardings: ``hs`` is None with ``final_state_only``."""
+        """The outputs of a sequence or a step, or their shardings. ``final_state_only`` drops ``hs``."""
         return state, None if self.final_state_only else hs
 
     @property

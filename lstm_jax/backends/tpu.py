@@ -129,9 +129,8 @@ def _plan(operands: Operands, vmem: int) -> Plan | None:
     return None
 
 
-def unroll(settings: Settings, operands: Operands) -> Outputs:
-    """The recurrence, as :mod:`lstm_jax.backends` defines it."""
-    return lowering.unroll(settings, operands, required="tpu")
+unroll = partial(lowering.unroll, required="tpu")
+"""Runs the recurrence, as :mod:`lstm_jax.backends` defines it."""
 
 
 def infer(settings: Settings, operands: Operands, **how: Any) -> Outputs:
