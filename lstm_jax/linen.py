@@ -152,9 +152,15 @@ class LSTMCell(nn.RNNCellBase):
         )
 
     @nn.nowrap
-    def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> LSTMState:
-        """Returns a carry for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init`` from ``rng``."""
-        return _initialize_carry(self, rng, input_shape)
+    def initialize_carry(
+        self, rng: Any, input_shape: tuple[int, ...]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns a carry ``(c, h)`` for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init``.
+
+        It is a plain pair, as that of Flax's cells.
+        """
+        state = _initial_state(self, rng, input_shape)
+        return state.C, state.h
 
     @property
     def num_feature_axes(self) -> int:
@@ -346,10 +352,10 @@ class LSTM(nn.Module):
         """
         names = layer_names(self.num_layers, self.bidirectional)
         keys = [rng] * len(names) if self.carry_init is None else jax.random.split(rng, len(names))
-        return tuple(_initialize_carry(self, key, input_shape) for key in keys)
+        return tuple(_initial_state(self, key, input_shape) for key in keys)
 
 
-def _initialize_carry(module: LSTMCell | LSTM, rng: Any, input_shape: tuple[int, ...]) -> LSTMState:
+def _initial_state(module: LSTMCell | LSTM, rng: Any, input_shape: tuple[int, ...]) -> LSTMState:
     dtype = module.param_dtype if module.dtype is None else module.dtype
     counter = itertools.count()
     return initial_state(

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from lstm_jax.backends.one_tanh import SIGMOIDS, TANHS
 from lstm_jax.cell import Activation, LSTMSpec, Precision, lstm_cell, sigmoid, tanh
-from lstm_jax.checks import type_name
+from lstm_jax.checks import check_spec, type_name
 from lstm_jax.initializers import Initializer
 from lstm_jax.notation import LSTMParams, LSTMState, Shape
 from lstm_jax.options import Options
@@ -63,8 +63,9 @@ def with_functions(spec: LSTMSpec, gate_fn: Activation, activation_fn: Activatio
     """Returns the cell with Flax's ``gate_fn`` and ``activation_fn``: ``spec`` itself for σ and tanh.
 
     Raises:
-      ValueError: If both a cell and other functions are given.
+      ValueError: If both a cell and other functions are given, or ``spec`` is no cell.
     """
+    check_spec(spec, LSTMSpec)
     if gate_fn in SIGMOIDS and activation_fn in TANHS:
         return spec
     if spec != LSTMSpec():
@@ -143,10 +144,12 @@ def as_state(name: str, given: Any, hidden_size: int, size_name: str) -> LSTMSta
 
 
 def is_state(given: Any) -> bool:
-    """Whether ``given`` is an ``LSTMState`` or a plain pair of arrays."""
+    """Whether ``given`` is an ``LSTMState`` or a plain pair ``(c, h)``, where c may be None."""
     if isinstance(given, LSTMState):
         return True
-    return type(given) is tuple and len(given) == 2 and all(hasattr(a, "shape") for a in given)
+    if type(given) is not tuple or len(given) != 2:
+        return False
+    return all(a is None or hasattr(a, "shape") for a in given)
 
 
 def run_layers(

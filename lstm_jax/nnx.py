@@ -159,8 +159,10 @@ class LSTMCell(nnx.RNNCellBase):
         input_shape: tuple[int, ...],
         rngs: Keys = None,
         carry_init: Initializer | None = None,
-    ) -> LSTMState:
-        """Returns a carry for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init``.
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns a carry ``(c, h)`` for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init``.
+
+        It is a plain pair, as that of Flax's cells.
 
         Args:
           input_shape: The shape of the inputs of one step.
@@ -171,7 +173,8 @@ class LSTMCell(nnx.RNNCellBase):
         dtype = self.param_dtype if self.dtype is None else self.dtype
         batch = input_shape[:-1]
         keys = None if carry_init is None else _carry_keys(rngs)
-        return initial_state(self.spec, self.hidden_features, batch, dtype, carry_init, keys)
+        state = initial_state(self.spec, self.hidden_features, batch, dtype, carry_init, keys)
+        return state.C, state.h
 
     @property
     def num_feature_axes(self) -> int:
@@ -321,7 +324,7 @@ class LSTM(nnx.Module):
         if isinstance(rngs, jax.Array):
             per_cell = list(jax.random.split(rngs, len(cells)))
         return tuple(
-            cell.initialize_carry(input_shape, keys, carry_init)
+            LSTMState(*cell.initialize_carry(input_shape, keys, carry_init))
             for cell, keys in zip(cells, per_cell, strict=True)
         )
 

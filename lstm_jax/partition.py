@@ -59,7 +59,7 @@ class Partition:
     def __post_init__(self) -> None:
         for field in fields(self):
             axes = getattr(self, field.name)
-            if isinstance(axes, list):
+            if isinstance(axes, list):  # as a config or a JSON file has it
                 object.__setattr__(self, field.name, tuple(axes))
             if axes is not None and not all(isinstance(axis, str) for axis in _names(axes)):
                 raise ValueError(

@@ -7,7 +7,7 @@ from flax import nnx
 from flax.errors import InvalidRngError
 
 import lstm_jax
-from lstm_jax import LSTMParams, initializers, lstm_cell, lstm_stack
+from lstm_jax import LSTMParams, LSTMState, initializers, lstm_cell, lstm_stack
 from lstm_jax.linen import LSTM, LSTMCell
 from tests.cases import assert_close
 
@@ -49,7 +49,7 @@ def test_linen_and_nnx_have_the_same_parameters():
 
 def test_the_bridge_to_the_core():
     cell = LSTMCell(5)
-    carry = cell.initialize_carry(KEY, (2, 3))
+    carry = LSTMState(*cell.initialize_carry(KEY, (2, 3)))
     variables = cell.init(KEY, carry, XS[:, 0])
     got = cell.apply(variables, carry, XS[:, 0])
     assert_close(got, lstm_cell(LSTMParams(**variables["params"]), carry, XS[:, 0]), atol=0)
@@ -156,6 +156,6 @@ def test_the_cell_drops_into_rnn_and_bidirectional(seq_lengths):
 @pytest.mark.parametrize("xs_dtype", [jnp.float32, jnp.bfloat16])
 def test_the_cell_in_an_rnn_keeps_its_dtype(dtype, xs_dtype):
     rnn = nn.RNN(LSTMCell(5, dtype=dtype), return_carry=True)
-    (carry, hs), _ = rnn.init_with_output(KEY, XS.astype(xs_dtype))
-    assert hs.dtype == carry.h.dtype == (dtype or jnp.float32)
-    assert carry.C.dtype == jnp.float32
+    ((C, h), hs), _ = rnn.init_with_output(KEY, XS.astype(xs_dtype))
+    assert hs.dtype == h.dtype == (dtype or jnp.float32)
+    assert C.dtype == jnp.float32

@@ -211,9 +211,79 @@ def test_every_option_is_used():
 @pytest.mark.parametrize("xs_dtype", [jnp.float32, jnp.bfloat16])
 def test_the_cell_in_an_rnn_keeps_its_dtype(dtype, xs_dtype):
     rnn = nnx.RNN(LSTMCell(3, 5, dtype=dtype, rngs=nnx.Rngs(0)), return_carry=True)
-    carry, hs = rnn(XS.astype(xs_dtype))
-    assert hs.dtype == carry.h.dtype == (dtype or jnp.float32)
-    assert carry.C.dtype == jnp.float32
+    (C, h), hs = rnn(XS.astype(xs_dtype))
+    assert hs.dtype == h.dtype == (dtype or jnp.float32)
+    assert C.dtype == jnp.float32
+
+
+class Nested(nnx.Module):
+    """The layers inside of another module, beside Flax's dropout."""
+
+    def __init__(self):
+        self.lstm = model(dropout_rate=0.5)
+        self.dropout = nnx.Dropout(0.5)
+
+    def __call__(self, xs, rngs):
+        return self.lstm(self.dropout(xs, rngs=rngs), rngs=rngs)
+
+
+OFF = {
+    "view": lambda m: nnx.view(m, deterministic=True),
+    "with_attributes": lambda m: nnx.with_attributes(m, deterministic=True),
+    "set_attributes": lambda m: m.set_attributes(deterministic=True) or m,
+    "eval": lambda m: m.eval() or m,
+}
+
+
+@pytest.mark.parametrize("way", OFF)
+def test_every_way_of_flax_turns_dropout_off(way):
+    nested = Nested()
+    off = OFF[way](nested)
+    assert off.lstm.deterministic
+    assert_close(off(XS, nnx.Rngs(1)), off(XS, nnx.Rngs(2)), atol=0)
+    alone = OFF[way](model(dropout_rate=0.5))
+    assert_close(alone(XS), alone(XS, deterministic=True), atol=0)
+
+
+def test_a_view_leaves_the_module_as_it_is():
+    m = model(dropout_rate=0.5)
+    off = nnx.view(m, deterministic=True)
+    assert not m.deterministic
+    assert off.l0f.w_x is m.l0f.w_x
+    assert not nnx.view(off, deterministic=False).deterministic
+    with pytest.raises(ValueError, match="banana"):
+        nnx.view(m, banana=True)
+    assert "deterministic" in nnx.view_info(m)
+
+
+@pytest.mark.parametrize("wrap", [nnx.with_partitioning, "with_metadata"])
+def test_initializers_that_name_the_axes_of_the_weights(wrap):
+    """Flax wraps what they return; the gates are drawn one by one and packed inside of the wrapper."""
+
+    def named(init, axes):
+        if wrap == "with_metadata":
+            return nnx.with_metadata(init, out_sharding=axes)
+        return wrap(init, axes)
+
+    mesh = jax.make_mesh((2, 4), ("data", "model"))
+    with jax.set_mesh(mesh):
+        m = LSTM(
+            4,
+            8,
+            kernel_init=named(initializers.glorot, (None, "model")),
+            recurrent_kernel_init=named(initializers.orthogonal, ("data", "model")),
+            bias_init=named(initializers.forget_bias(1.0), ("model",)),
+            rngs=nnx.Rngs(0),
+        )
+    spec = nnx.get_partition_spec(nnx.state(m))["l0f"]
+    P = jax.P
+    got = [spec[name].get_value() for name in ("w_x", "w_h", "bias")]
+    assert got == [P(None, "model"), P("data", "model"), P("model")]
+    assert m.l0f.w_h[...].sharding.spec == P("data", "model")
+    plain = LSTM(4, 8, rngs=nnx.Rngs(0))
+    assert_close(m.params, plain.params, atol=0)
+    cell = LSTMCell(4, 8, kernel_init=nnx.with_metadata(initializers.glorot, a=1), rngs=nnx.Rngs(0))
+    assert cell.w_x.a == 1
 
 
 @pytest.mark.usefixtures("unannotated")

@@ -187,3 +187,59 @@ def test_what_cannot_be_split_is_said():
         lstm(params, jnp.ones((4, 8, 8)), partition=Partition(hidden="model"))
     with pytest.raises(ValueError, match=r"Partition\.batch.*\(\).*'data'.*jax\.set_mesh"):
         run(**floats, partition=Partition("data"))
+
+
+SEVERAL_AXES = [
+    Partition(batch=("data", "fsdp")),
+    Partition(batch=("data", "fsdp"), weights="fsdp"),  # gathered along one axis, summed along both
+    Partition(batch=("data", "fsdp"), weights=("data", "fsdp"), hidden="model"),
+    Partition(batch="fsdp", hidden=("data", "model")),
+]
+
+
+@pytest.mark.parametrize("partition", SEVERAL_AXES)
+@pytest.mark.parametrize("kind", [AxisType.Auto, *nightly(AxisType.Explicit)])
+def test_axes_of_several_names(partition, kind):
+    floats, run = problem()
+    want, want_gradient = run(**floats), jax.grad(partial(loss, run))(floats)
+    with jax.set_mesh(jax.make_mesh((2, 2, 2), ("data", "fsdp", "model"), axis_types=(kind,) * 3)):
+        split = partial(run, partition=partition)
+        assert_close(split(**floats), want, atol=1e-6)
+        gradient = jax.jit(jax.grad(partial(loss, split)))(floats)
+    assert_close(gradient, want_gradient, atol=2e-5)
+
+
+@pytest.mark.parametrize("partition", [Partition("data"), Partition("data", "model", "data")])
+@pytest.mark.parametrize("masks", ["lengths", "resets", "both"])
+def test_no_batch_axis_with_lengths_and_resets(partition, masks):
+    case = make_case(T=4, batch=(), I=2, H=4)
+    given = {"lengths": jnp.asarray(3), "resets": jnp.asarray([False, False, True, False])}
+    given = given if masks == "both" else {masks: given[masks]}
+    run = partial(lstm, case.params[0], jnp.asarray(case.xs), case.states[0], **given)
+    want = run()
+    with jax.set_mesh(mesh_of((2, 4))):
+        assert_close(run(partition=partition), want, atol=1e-6)
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_messages_name_the_field():
+    floats, run = problem()
+    with jax.set_mesh(mesh_of((2, 4))):
+        for partition, names in (
+            (
+                Partition(batch=("data", "fsdp")),
+                r"Partition\.batch.*'data', 'model'.*fsdp.*set_mesh",
+            ),
+            (Partition(batch=("data", "model"), weights="model"), None),
+            (Partition(hidden="rows"), r"Partition\.hidden.*rows"),
+        ):
+            if names is None:
+                run(**floats, partition=partition)
+                continue
+            with pytest.raises(ValueError, match=names):
+                run(**floats, partition=partition)
+        floats["xs"], floats["state"], floats["reset_state"] = floats["xs"][:, :7], None, None
+        with pytest.raises(
+            ValueError, match=r"batch axis, 7.*\b8\b.*Partition\.batch=\('data', 'model'\)"
+        ):
+            lstm(**floats, partition=Partition(batch=("data", "model")))

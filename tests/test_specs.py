@@ -369,3 +369,22 @@ def test_parameters_describe_the_fields():
 def test_as_many_activations_as_gates():
     with pytest.raises(ValueError, match=r"Uneven.*\b3\b.*\b4\b"):
         init_lstm(jax.random.key(0), 4, H, spec=Uneven())
+
+
+@dataclasses.dataclass(frozen=True)
+class Wider(LSTMSpec):
+    """Projects x by itself."""
+
+    def project(self, params, xs, precision=None):
+        return 2 * super().project(params, xs, precision)
+
+
+def test_a_cell_with_a_projection_of_its_own_shards_its_batch_but_not_its_units():
+    """Half of the columns of ``w_x`` may not be enough for it."""
+    case = make_case(T=4, batch=(8,), I=3, H=8, lengths=False, resets=False)
+    run = partial(lstm, case.params[0], jnp.asarray(case.xs), spec=Wider())
+    want = run()
+    with jax.set_mesh(jax.make_mesh((8,), ("data",))):
+        assert_close(run(partition=Partition(batch="data")), want, atol=1e-6)
+        with pytest.raises(ValueError, match=r"Partition\.hidden.*Wider.*\bproject\b"):
+            run(partition=Partition(hidden="data"))
