@@ -1,4 +1,5 @@
 import itertools
+import logging
 from functools import partial
 
 import jax
@@ -198,3 +199,17 @@ def test_errors_name_the_argument(change, names):
     params, state, x = one_step(make_case(T=1))
     with pytest.raises(ValueError, match=names):
         lstm_cell(**{"params": params, "state": state, "x": x} | change)
+
+
+def test_an_eager_call_is_one_program(caplog):
+    """And it is inlined where it is traced: a scan over it has no call in its body."""
+    case = make_case(T=3, batch=(7, 3), I=11, H=13)  # a shape that no other test compiles
+    params, state, x = case.params[0], case.states[0], jnp.asarray(case.xs[0])
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        jax.block_until_ready(lstm_cell(params, state, x))
+        compiled = [r for r in caplog.records if "Compiling" in r.getMessage()]
+        assert len(compiled) == 1
+        caplog.clear()
+        jax.block_until_ready(lstm_cell(params, state, x))
+        assert not [r for r in caplog.records if "Compiling" in r.getMessage()]
+    assert "jit[" not in str(jax.make_jaxpr(lstm_cell)(params, state, x))
