@@ -5,7 +5,8 @@
 The earlier package is taken from git and imported under another name. Prints, forward and with gradient,
 what has no noise: the instructions of the optimized program, its temporary memory and the page faults of a
 call (above 32 MiB of temporaries, glibc maps them again in every call). Then the median over the rounds of
-the ratio of times, and the least time of this checkout.
+the ratio of times, and the least time of this checkout. "same HLO" says that both programs have the same
+instructions, up to their names and their order.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -96,13 +98,14 @@ def compare(
 ) -> str:
     """One row of the table."""
     params, xs, _ = arrays(problem)
-    runs, counts = {}, {}
+    runs, counts, programs = {}, {}, []
     for module in (earlier, lstm_jax):
         given = module.LSTMParams(**vars(params)), xs
         compiled = jax.jit(partial(function, module)).lower(*given).compile()
         runs[module] = lambda c=compiled, g=given: jax.block_until_ready(c(*g))
+        programs.append(instructions(compiled.as_text()))
         counts[module] = (
-            len(re.findall(r"^\s+(?:ROOT )?\S+ = ", compiled.as_text(), re.M)),
+            programs[-1].total(),
             compiled.memory_analysis().temp_size_in_bytes / 1e6,
             page_faults(runs[module]),
         )
@@ -110,7 +113,17 @@ def compare(
     pairs = zip(("6", "6.1f", "7.0f"), counts[earlier], counts[lstm_jax], strict=True)
     before_and_after = "  ".join(f"{a:{width}} →{b:{width}}" for width, a, b in pairs)
     ratio = median_ratio(samples[lstm_jax], samples[earlier])
-    return f"{before_and_after}  {ratio:5.2f} {min(samples[lstm_jax]):7.1f}"
+    same = "  same HLO" if programs[0] == programs[1] else ""
+    return f"{before_and_after}  {ratio:5.2f} {min(samples[lstm_jax]):7.1f}{same}"
+
+
+def instructions(hlo: str) -> Counter[str]:
+    """The instructions of a program without names of values and computations, with their counts."""
+    lines = re.findall(r"^\s+(?:ROOT )?%?[\w.-]+ = .*", hlo, re.M)
+    without_metadata = (re.sub(r", metadata=\{[^}]*\}", "", line) for line in lines)
+    return Counter(
+        re.sub(r"%[\w.-]+|^\s+(ROOT )?[\w.-]+ =", "%", line) for line in without_metadata
+    )
 
 
 def page_faults(run: Callable[[], Any], calls: int = 5) -> float:
