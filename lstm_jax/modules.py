@@ -1,4 +1,4 @@
-"""What the two Flax modules share: layers, carries, the keywords of Flax's cells. It does not import Flax."""
+"""The shared part of the two Flax modules: layers, carries, the keywords of Flax's cells. No Flax here."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,10 +173,12 @@ def run_layers(
 ) -> Any:
     """Runs :func:`lstm_jax.lstm_stack`, batch first by default, and returns what Flax's ``RNN`` returns.
 
-    Args that are not those of the modules:
+    Most arguments are those of the modules.
+
+    Args:
       params: The weights of each layer and direction.
       dropout_rate: The rate of this call, 0 if it is deterministic.
-      draw_key: Returns the key for dropout, or None if there is none. Not called without dropout.
+      draw_key: Returns the key for dropout, or None if the call has no random state. Called for dropout only.
       size_name: The name of the module's argument for H, for messages.
     """
     if keep_order is False and reverse:

@@ -32,7 +32,7 @@ OTHER_NAMES = {
     "go_backwards": "reverse=True; outputs stay at their own time",
     "param_dtype": "dtype, the compute dtype; the parameters keep theirs",
 }
-"""What to write in place of the keywords of other libraries, and of the Flax modules."""
+"""Keywords of other libraries and of the Flax modules, and the text to write instead."""
 
 
 class OptionKeywords(TypedDict, total=False):

@@ -175,7 +175,7 @@ def _specs(
 
 
 def _sequence(partition: Partition, ndim: int) -> P:
-    """Of ``[T, B, ..., I]``, or ``[T, I]``."""
+    """The spec of an array ``[T, B, ..., I]`` or ``[T, I]``."""
     return P(None, partition.batch) if ndim > 2 else P()
 
 
@@ -184,7 +184,7 @@ def _states(partition: Partition, state: LSTMState | None) -> Any:
 
 
 def _rows(partition: Partition, ndim: int) -> P:
-    """Of ``[B, ..., H]``, or ``[H]``."""
+    """The spec of an array ``[B, ..., H]`` or ``[H]``."""
     if ndim == 1:
         return P(partition.hidden)
     return P(partition.batch, *(None,) * (ndim - 2), partition.hidden)

@@ -69,8 +69,10 @@ def test_precision_reaches_both_products():
 def test_gates_are_evaluated_in_float32_under_bfloat16():
     case = make_case(T=1, H=8, dtype=jnp.bfloat16)
     (params, state, x) = one_step(case)
-    jaxpr = jax.make_jaxpr(lstm_cell)(params, state, x)
-    kinds = {e.primitive.name: e.outvars[0].aval.dtype for e in jaxpr.eqns}
+    eqns = jax.make_jaxpr(lstm_cell)(params, state, x).eqns
+    if len(eqns) == 1:  # jax 0.12 inlines when it lowers
+        eqns = eqns[0].params["jaxpr"].eqns
+    kinds = {e.primitive.name: e.outvars[0].aval.dtype for e in eqns}
     assert kinds["custom_jvp_call"] == jnp.float32  # tanh
     assert kinds["dot_general"] == jnp.bfloat16
 
@@ -202,7 +204,7 @@ def test_errors_name_the_argument(change, names):
 
 
 def test_an_eager_call_is_one_program(caplog):
-    """And it is inlined where it is traced: a scan over it has no call in its body."""
+    """Inside of a program it is inlined: a scan over it has no call in its body."""
     case = make_case(T=3, batch=(7, 3), I=11, H=13)  # a shape that no other test compiles
     params, state, x = case.params[0], case.states[0], jnp.asarray(case.xs[0])
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
@@ -212,4 +214,6 @@ def test_an_eager_call_is_one_program(caplog):
         caplog.clear()
         jax.block_until_ready(lstm_cell(params, state, x))
         assert not [r for r in caplog.records if "Compiling" in r.getMessage()]
-    assert "jit[" not in str(jax.make_jaxpr(lstm_cell)(params, state, x))
+    text = jax.jit(lstm_cell).lower(params, state, x).as_text()
+    assert "dot_general" in text
+    assert "call @_step" not in text
