@@ -173,13 +173,9 @@ def run_layers(
 ) -> Any:
     """Runs :func:`lstm_jax.lstm_stack`, batch first by default, and returns what Flax's ``RNN`` returns.
 
-    Most arguments are those of the modules.
-
-    Args:
-      params: The weights of each layer and direction.
-      dropout_rate: The rate of this call, 0 if it is deterministic.
-      draw_key: Returns the key for dropout, or None if the call has no random state. Called for dropout only.
-      size_name: The name of the module's argument for H, for messages.
+    Most arguments are those of the modules. ``dropout_rate`` is 0 if the call is deterministic. ``draw_key``
+    returns the key for dropout, or None if the call has no random state; it is called for dropout only.
+    ``size_name`` is the name of the module's argument for H, for messages.
     """
     if keep_order is False and reverse:
         raise ValueError(
