@@ -72,7 +72,7 @@ MUTATIONS = [
     Mutation(
         "the inputs of padding are not zeroed",
         "backends/problem.py",
-        "return self._replace(xs=jnp.where(self.hold[..., None], zero, self.xs))",
+        "return self._replace(xs=select(self.hold, jnp.zeros_like(self.xs), self.xs))",
         "return self",
         "tests/test_sequence.py",
     ),
