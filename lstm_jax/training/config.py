@@ -3,6 +3,7 @@
 import difflib
 import re
 import runpy
+import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
@@ -13,6 +14,7 @@ TaskName = Literal[
 ]
 NEED_A_PATH = ("images", "piano_roll", "arrays")
 SOURCES = ("hf", "name")
+SUBCOMMANDS = ("evaluate", "generate")
 
 
 class ConfigError(ValueError):
@@ -207,7 +209,8 @@ class Mesh:
     """Many devices; a run may go on with others than it began with."""
 
     data: int | None = None
-    """Devices that share out the sequences of a batch; None is all that are there, divided by model."""
+    """Devices over which the sequences of a batch are sharded. None is the largest number of devices
+    that divides the batch."""
     model: int = 1
     """Devices that share out the hidden units of each layer, for layers too large for one device."""
     parameters: Literal["replicated", "sharded"] = "replicated"
@@ -387,16 +390,25 @@ def read_config(path: Path) -> ConfigFile:
     """
     path = local_path("config file", path) or path
     if not path.is_file():
-        raise ConfigError(f"config file {path} not found; the commands are evaluate and generate.")
+        near = difflib.get_close_matches(str(path), SUBCOMMANDS, n=1)
+        hint = (
+            f"Did you mean {near[0]}?" if near else f"The commands are {' and '.join(SUBCOMMANDS)}."
+        )
+        raise ConfigError(f"config file {path} not found. {hint}")
     if path.suffix != ".py":  # a text given by mistake must not be run as Python
         raise ConfigError(
             f"expected a config file (.py), got {path}; to train on it pass --data.path {path}."
         )
+    folder = str(path.parent.resolve())
+    sys.path.insert(0, folder)  # a config may import a module beside it, as a script may
     try:
         names = runpy.run_path(str(path))
     except Exception as error:
         said = f"{type(error).__name__}: {error}{_nearest_keyword(str(error))}"
         raise ConfigError(f"config file {path} failed: {said}") from error
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
     config = names.get("config")
     if not isinstance(config, Experiment):
         raise ConfigError(
@@ -434,10 +446,41 @@ def _nearest_keyword(error: str) -> str:
 
 
 def _types(group: object) -> None:
-    """Values are of the types that the fields say: a config file can hold anything."""
+    """Checks that each value has the type of its field, after :func:`plain`."""
     for name, hint in get_type_hints(type(group)).items():
+        object.__setattr__(group, name, plain(hint, getattr(group, name)))
         expected = type_error(hint, getattr(group, name))
         _require(group, name, expected is None, f"{expected}")
+
+
+def plain(hint: Any, value: Any) -> Any:
+    """Returns a value as Python has it: numbers of NumPy as Python's, 64.0 as 64 where the field is an int.
+
+    >>> import numpy as np
+    >>> plain(int, np.int64(64)), plain(int | None, np.float64(64.0)), plain(float, np.float32(0.5))
+    (64, 64, 0.5)
+    """
+    if isinstance(value, tuple):
+        return tuple(plain(int, item) for item in value)
+    if getattr(value, "shape", None) == ():
+        value = value.item()
+    kinds = get_args(hint) or (hint,)
+    is_int = int in kinds and float not in kinds
+    return int(value) if is_int and isinstance(value, float) and value.is_integer() else value
+
+
+def listed(values: Any) -> Any:
+    """Returns an array of NumPy, or a list of its numbers, as a list of Python's; other values as they are.
+
+    >>> import numpy as np
+    >>> listed(np.arange(16, 64, 16)), listed([np.int64(16), "lstm"])
+    ([16, 32, 48], [16, 'lstm'])
+    """
+    if getattr(values, "shape", ()):
+        return values.tolist()
+    if not isinstance(values, list | tuple):
+        return values
+    return [v.item() if getattr(v, "shape", None) == () else v for v in values]
 
 
 def type_error(hint: Any, value: object) -> str | None:

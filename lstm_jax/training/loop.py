@@ -61,6 +61,11 @@ def train(experiment: Experiment) -> dict[str, float] | None:
         if folder.writes:
             output.say(_summary(folder, complete))
         return complete["figures"]
+    if experiment.mesh.data is None and program.mesh.size < jax.device_count() and folder.writes:
+        output.say(
+            f"using {program.mesh.size} of {jax.device_count()} devices, the most that divide "
+            f"data.batch_size {experiment.data.batch_size}"
+        )
     with folder.held(_warn_before), jax.set_mesh(program.mesh):
         trainer = Trainer(experiment, task, program, folder)
         figures = trainer.run()

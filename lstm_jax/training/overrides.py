@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 from urllib.parse import quote
 
-from lstm_jax.training.config import ConfigError, Experiment, Range, type_error
+from lstm_jax.training.config import ConfigError, Experiment, Range, listed, plain, type_error
 
 LONGEST_NAME = 120
 
@@ -22,6 +22,8 @@ def grid(sweep: object) -> list[dict[str, Any]]:
     >>> grid({"seed": [0, 1], "model.cell": ["lstm"]})
     [{'seed': 0, 'model.cell': 'lstm'}, {'seed': 1, 'model.cell': 'lstm'}]
     """
+    if isinstance(sweep, dict):
+        sweep = {name: listed(values) for name, values in sweep.items()}
     runs = sweep
     if isinstance(sweep, dict):
         for name, values in sweep.items():
@@ -35,7 +37,7 @@ def grid(sweep: object) -> list[dict[str, Any]]:
         )
     if not sweep or not runs:
         raise ConfigError(f"sweep: expected at least one run, got {sweep!r}.")
-    return list(runs)
+    return [dict(zip(run, listed(list(run.values())), strict=True)) for run in runs]
 
 
 def check_names(where: str, names: Iterable[object], given: Experiment, config: Experiment) -> None:
@@ -77,12 +79,14 @@ def check_space(space: object, given: Experiment, config: Experiment) -> dict[st
             f"got {space!r}."
         )
     check_names("search", space, given, config)
+    space = {name: listed(values) for name, values in space.items()}
     for name, values in space.items():
         if not isinstance(values, Range | list | tuple) or not values:
             raise ConfigError(f"search: expected a Range or a list for {name}, got {values!r}.")
         ends = (values.low, values.high) if isinstance(values, Range) else values
         for value in ends:
-            if (expected := type_error(_hint(given, name), value)) is not None:
+            hint = _hint(given, name)
+            if (expected := type_error(hint, plain(hint, value))) is not None:
                 raise ConfigError(f"search: {name}: expected {expected}, got {value!r}.")
     return space
 

@@ -24,15 +24,20 @@ DATA, MODEL = "data", "model"
 
 
 def make_mesh(experiment: Experiment, devices: Sequence[Any]) -> Mesh:
-    """The mesh of an experiment, of the first of these devices.
+    """Returns the mesh of an experiment, of the first of these devices.
+
+    Without ``mesh.data`` it has as many devices as divide the batch; in several processes, all devices.
 
     Raises:
-      ConfigError: if there are too few, or the batch or the hidden units cannot be split so.
+      ConfigError: If there are too few devices, or the batch or the hidden units cannot be split so.
     """
     wanted, there = experiment.mesh, len(devices)
-    data = max(there // wanted.model, 1) if wanted.data is None else wanted.data
-    used = data * wanted.model
     several = len({device.process_index for device in devices}) > 1
+    data = wanted.data
+    if data is None:
+        most = max(there // wanted.model, 1)
+        data = most if several else _largest_divisor(experiment, most)
+    used = data * wanted.model
     if used > there or (several and used != there):
         raise ConfigError(
             f"mesh.data: expected data * model to be {'' if several else 'at most '}{there}, the number "
@@ -61,6 +66,12 @@ def partition_of(experiment: Experiment, mesh: Mesh) -> Partition | None:
     sharded = experiment.mesh.parameters == "sharded"
     hidden = MODEL if mesh.shape[MODEL] > 1 else None
     return Partition(batch=DATA, hidden=hidden, weights=DATA if sharded else None)
+
+
+def _largest_divisor(experiment: Experiment, most: int) -> int:
+    """The largest number of devices, up to ``most``, over which a part of the batch can be sharded."""
+    rows = experiment.data.batch_size // experiment.train.accumulate
+    return next((n for n in range(most, 1, -1) if rows % n == 0), 1)
 
 
 def state_shardings(

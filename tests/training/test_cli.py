@@ -322,7 +322,7 @@ def test_diverging_exits_with_1(tmp_path, capsys):
             "model.cell",
         ),
         (
-            "from lstm_jax.training.config import *; config = Experiment(train=Train(steps=1e3))",
+            "from lstm_jax.training.config import *; config = Experiment(train=Train(steps=1000.5))",
             "train.steps",
         ),
         (
@@ -336,6 +336,33 @@ def test_config_files_that_cannot_be_used(tmp_path, text, name):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=name):
         parse([str(path)], default_config=path)
+
+
+def test_a_config_imports_a_module_beside_it(tmp_path, monkeypatch):
+    """As it can when it is run as a script. The path of imports is as before afterwards."""
+    (tmp_path / "sizes_beside_it.py").write_text("hidden_size = 7\n")
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "import sizes_beside_it\nfrom lstm_jax.training.config import Experiment, Model\n"
+        "config = Experiment(model=Model(hidden_size=sizes_beside_it.hidden_size))\n"
+    )
+    monkeypatch.chdir(tmp_path.parent)
+    before = list(sys.path)
+    relative = Path(tmp_path.name) / "mine.py"
+    assert read_config(relative).config.model.hidden_size == 7
+    assert sys.path == before
+    config.write_text("import nothing_of_that_name\n")
+    with pytest.raises(ConfigError, match="nothing_of_that_name"):
+        read_config(relative)
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("word", "names"), [("evalute", "Did you mean evaluate"), ("x", "evaluate and generate")]
+)
+def test_a_mistyped_command(word, names, capsys):
+    assert main([word, "runs/mine"], Path("configs/quickstart.py")) == 2
+    assert names in capsys.readouterr().err
 
 
 def test_the_command_line_goes_over_the_file(tmp_path):

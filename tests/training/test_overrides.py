@@ -1,10 +1,12 @@
 """Overrides: what a sweep expands to, what its runs are called, and what is said about mistakes."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lstm_jax.training.config import ConfigError, Data, Experiment, Model, Range
+from lstm_jax.training.config import ConfigError, Data, Experiment, Log, Model, Range
 from lstm_jax.training.overrides import apply, check_names, check_space, folder_name, grid
 
 STRICT = False
@@ -152,3 +154,25 @@ def test_fields_that_are_alike_in_two_groups():
     changed = apply(BASE, {"name": "n", "optimizer.name": "sgd"})
     assert (changed.name, changed.optimizer.name) == ("n", "sgd")
     assert (changed.model, changed.data) == (Model(), Data())
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_numbers_of_numpy():
+    """Also 64.0 for an int, as ``np.logspace`` gives it. The runs have the names of Python's numbers."""
+    sizes = grid({"model.hidden_size": np.arange(16, 64, 16)})
+    assert sizes == grid({"model.hidden_size": [np.int64(16), 32, np.float64(48.0)]})
+    assert [folder_name(run) for run in sizes] == [f"model.hidden_size={n}" for n in (16, 32, 48)]
+    assert json.loads(json.dumps(sizes)) == sizes
+    rates = grid({"optimizer.learning_rate": np.logspace(-3, -2, 3)})
+    assert [apply(Experiment(), run).optimizer.learning_rate for run in rates] == [
+        run["optimizer.learning_rate"] for run in rates
+    ]
+    experiment = apply(Experiment(), {"model.hidden_size": np.float64(64.0), "seed": np.int8(3)})
+    assert (type(experiment.model.hidden_size), type(experiment.seed)) == (int, int)
+    assert Log(profile=(np.int64(3), np.int64(5))).profile == (3, 5)
+    assert Range(np.int64(1), np.float32(4.5)) == Range(1, 4.5)
+    space = check_space({"model.dropout": np.linspace(0, 0.5, 3)}, Experiment(), Experiment())
+    assert space == {"model.dropout": [0.0, 0.25, 0.5]}
+    for value in (np.float64(64.5), np.bool_(True), np.arange(3)):
+        with pytest.raises(ConfigError, match=r"model\.hidden_size.*int"):
+            Model(hidden_size=value)

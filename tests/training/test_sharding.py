@@ -195,13 +195,34 @@ def test_where_the_state_lies(data):
     [
         (Mesh(data=16), 32, r"mesh\.data.*\b8\b.*\b16\b.*\b1\b"),
         (Mesh(model=16), 32, r"mesh\.data.*\b8\b.*\b1\b.*\b16\b"),
-        (Mesh(), 12, r"data\.batch_size.*\b8\b.*mesh\.data.*train\.accumulate.*\b12\b"),
+        (Mesh(data=8), 12, r"data\.batch_size.*\b8\b.*mesh\.data.*train\.accumulate.*\b12\b"),
     ],
 )
 def test_what_cannot_be_shared_out_is_said(data, mesh, batch_size, names):
     experiment = small(dataclasses.replace(data["text"], batch_size=batch_size), mesh)
     with pytest.raises(ConfigError, match=names):
         make_mesh(experiment, jax.devices())
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "model", "devices"),
+    [
+        (32, 1, 1, 8),
+        (12, 1, 1, 6),
+        (12, 2, 1, 6),
+        (20, 2, 1, 5),
+        (7, 1, 1, 7),
+        (11, 1, 1, 1),
+        (12, 1, 2, 4),
+    ],
+)
+def test_the_most_devices_that_divide_the_batch_are_used(
+    data, batch_size, accumulate, model, devices
+):
+    experiment = small(dataclasses.replace(data["text"], batch_size=batch_size), Mesh(model=model))
+    train = dataclasses.replace(experiment.train, accumulate=accumulate)
+    mesh = make_mesh(dataclasses.replace(experiment, train=train), jax.devices())
+    assert dict(mesh.shape) == {"data": devices, "model": model}
 
 
 def test_the_config_of_a_mesh(data):
