@@ -45,6 +45,10 @@ def zero_state(
     ((2, 5), dtype('float32'), dtype(bfloat16))
     """
     check_spec(spec, LSTMSpec)
+    if not hasattr(x, "ndim"):
+        raise ValueError(
+            f"expected x to be the input of one step, such as xs[0], or a jax.ShapeDtypeStruct, got {x!r}."
+        )
     x = check_x(jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x)
     params = check_params(spec, params, x.shape[-1])
     dtype = jnp.dtype(x.dtype if dtype is None else dtype)

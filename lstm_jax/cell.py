@@ -15,7 +15,6 @@ Gers, Schmidhuber & Cummins (2000), Learning to forget.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -260,19 +259,26 @@ def lstm_cell(
     check_state("state", state, spec.state_types(spec.hidden_size(params), x.shape[:-1], x.dtype))
     state = jax.tree.map(jnp.asarray, state)
     check_carried(state.C)
-    return _step(params, state, x, spec, precision)
+    try:
+        hash((spec, precision))
+    except TypeError:  # an array or a traced value in a field of the cell
+        return _step(params, state, x, spec, precision)
+    return _compiled_step(params, state, x, spec, precision)
 
 
-@partial(jax.jit, static_argnames=("spec", "precision"), inline=True)
 def _step(
     params: LSTMParams, state: LSTMState, x: jax.Array, spec: LSTMSpec, precision: Precision
 ) -> tuple[LSTMState, jax.Array]:
-    """``lstm_cell`` on checked arguments: one program if it is called eagerly, inlined if it is traced."""
+    """``lstm_cell`` on checked arguments."""
     dtype = state.h.dtype
     params = cast(params, dtype, None if state.C is None else state.C.dtype)
     gx = spec.project(params, x.astype(dtype), precision)
     z = add(gx, spec.recur(params, state.h, precision))
     return finish(spec, params, state, z, precision)
+
+
+_compiled_step = jax.jit(_step, static_argnames=("spec", "precision"), inline=True)
+"""One program where it is called eagerly. Inlined where it is traced."""
 
 
 def init_lstm(

@@ -96,8 +96,11 @@ def check_size(name: str, value: Any) -> int:
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """Returns ``value`` as Python's bool, also from NumPy's, checked to be known when tracing."""
-    if type(value).__name__ not in ("bool", "bool_"):
+    """Returns ``value`` as Python's bool, also from NumPy's or 0 and 1, checked to be known when tracing."""
+    is_flag = type(value).__name__ in ("bool", "bool_") or (
+        isinstance(value, int) and value in (0, 1)
+    )
+    if not is_flag:
         raise ValueError(
             f"expected {name} to be True or False when the program is traced, got {value!r}; it selects the "
             "program. For an argument of a jitted function list it in static_argnames."
@@ -186,7 +189,8 @@ def _as_arrays(params: P) -> P:
         value = getattr(params, field.name)
         if value is None and field.default is None:
             continue
-        if value is None or isinstance(value, list | tuple | int | float):
+        is_array = hasattr(value, "shape")  # also a scalar of NumPy, which may be a float
+        if value is None or (not is_array and isinstance(value, list | tuple | int | float)):
             hint = "init_lstm draws it" if value is None else "convert it with jnp.asarray"
             raise ValueError(
                 f"expected {field.name} of {type(params).__name__} to be an array, got "
@@ -236,6 +240,12 @@ def check_state(name: str, state: Any, types: LSTMState, *, shared: bool = False
             "LSTMState(C=cell_state, h=hidden_state), by name, since the order differs between libraries."
         )
     for field, value, want in zip(LSTMState._fields, state, types, strict=True):
+        given: Any = value
+        if isinstance(given, list | tuple):
+            raise ValueError(
+                f"expected {name}.{field} to be an array, got {type(given).__name__}; convert it with "
+                "jnp.asarray."
+            )
         got = None if value is None else jnp.shape(value)
         fits = _fitting(want, shared)
         if got not in fits:
@@ -243,14 +253,16 @@ def check_state(name: str, state: Any, types: LSTMState, *, shared: bool = False
             hint = "" if want is None or not got else _hint(name, got, want.shape)
             raise ValueError(f"expected {name}.{field} of shape {shapes}, got {got}{hint}.")
         if value is not None:
-            check_floating(f"{name}.{field}", jnp.result_type(value))
+            if_integer = "cast it with .astype(jnp.float32)"
+            check_floating(f"{name}.{field}", jnp.result_type(value), if_integer=if_integer)
 
 
 def _hint(name: str, got: Shape, want: Shape) -> str:
     """How to fix a state of the wrong shape, where it can be told."""
     if got[1:] == want:
         return (
-            f"; an array [L, *B, H] holds the states of several layers: split it, as in "
+            "; its first axis is one that the input does not have: a batch axis, time (for one step write "
+            "xs[None]), or that of the states of several layers, which are split by "
             f"[LSTMState({name}.C[n], {name}.h[n]) for n in range({got[0]})]"
         )
     if got[-1] != want[-1]:

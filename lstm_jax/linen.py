@@ -5,7 +5,7 @@ step and drops into ``flax.linen.RNN`` and ``flax.linen.Bidirectional``.
 """
 
 import itertools
-from dataclasses import fields
+from dataclasses import KW_ONLY, fields
 from typing import Any, Literal, Unpack, overload
 
 import jax
@@ -212,6 +212,7 @@ class LSTM(nn.Module):
     """
 
     features: int
+    _: KW_ONLY
     num_layers: int = 1
     bidirectional: bool = False
     dropout_rate: float = 0.0

@@ -66,6 +66,11 @@ def with_functions(spec: LSTMSpec, gate_fn: Activation, activation_fn: Activatio
       ValueError: If both a cell and other functions are given, or ``spec`` is no cell.
     """
     check_spec(spec, LSTMSpec)
+    for name, function in (("gate_fn", gate_fn), ("activation_fn", activation_fn)):
+        if not callable(function):
+            raise ValueError(
+                f"expected {name} to be a function such as jax.nn.sigmoid, got {function!r}."
+            )
     if gate_fn in SIGMOIDS and activation_fn in TANHS:
         return spec
     if spec != LSTMSpec():
@@ -121,6 +126,11 @@ def run_cell(
     """
     state = as_state("carry", carry, spec.hidden_size(params), size_name)
     x = jnp.asarray(inputs)
+    if x.ndim == jnp.ndim(state.h) + 1 and jnp.ndim(state.h) > 1:
+        raise ValueError(
+            f"expected the inputs of one step, [*B, I] for a carry of shape {jnp.shape(state.h)}, got shape "
+            f"{x.shape}; for a sequence use LSTM, or Flax's RNN around the cell."
+        )
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         x = x.astype(jnp.result_type(state.h))
     new, h = lstm_cell(params, state, x, spec=spec, precision=precision)
@@ -130,8 +140,10 @@ def run_cell(
 def as_state(name: str, given: Any, hidden_size: int, size_name: str) -> LSTMState:
     """Returns a state of the given hidden size from an ``LSTMState`` or a plain pair ``(c, h)``."""
     if not is_state(given):
+        single = isinstance(given, tuple | list) and len(given) == 1
+        hint = f"; write {name}[0]" if single else ""
         raise ValueError(
-            f"expected {name} to be an LSTMState or a pair (c, h), got {type_name(given)}."
+            f"expected {name} to be an LSTMState or a pair (c, h), got {type_name(given)}{hint}."
         )
     state = LSTMState(*given)
     got = jnp.shape(state.h)[-1:]
@@ -196,8 +208,14 @@ def run_layers(
             "jax.random.fold_in(key, step), or deterministic=True to evaluate."
         )
     states = None
+    if key is not None and not hasattr(key, "dtype"):
+        raise ValueError(
+            f"expected rngs to be a key of jax.random, or random state of Flax, got {key!r}; write "
+            "jax.random.key(0)."
+        )
     if initial_carry is not None:
         states = _as_states(initial_carry, len(params), spec.hidden_size(params[0]), size_name)
+        _check_batch(states, xs.shape, time_major)
     if resets is not None:
         resets = jnp.asarray(resets)
         if resets.shape != xs.shape[:-1]:
@@ -230,7 +248,7 @@ def run_layers(
     return (_like(carry, initial_carry), hs) if return_carry else hs
 
 
-def _as_states(given: Any, count: int, hidden_size: int, size_name: str) -> list[LSTMState]:
+def _as_states(given: Any, count: int, hidden_size: int, size_name: str) -> list[LSTMState | None]:
     """The states of all layers and directions, from any of the forms that ``initial_carry`` may have."""
     if is_state(given):
         if count == 1:
@@ -242,29 +260,57 @@ def _as_states(given: Any, count: int, hidden_size: int, size_name: str) -> list
         )
     if not isinstance(given, tuple | list) or len(given) != count:
         got = f"{len(given)} entries" if isinstance(given, tuple | list) else type(given).__name__
+        if count == 1 and isinstance(given, list) and len(given) == 2:
+            got += "; write a pair as a tuple (c, h)"
         raise ValueError(
             f"expected initial_carry to be a tuple of {count} LSTMStates, one per layer and direction, as "
             f"return_carry=True returns it, got {got}."
         )
     return [
-        as_state(f"initial_carry[{n}]", state, hidden_size, size_name)
+        None if state is None else as_state(f"initial_carry[{n}]", state, hidden_size, size_name)
         for n, state in enumerate(given)
     ]
 
 
+def _check_batch(states: Sequence[LSTMState | None], xs_shape: Shape, time_major: bool) -> None:
+    """Checks that the states have the batch axes of the inputs, or none."""
+    batch_first, time_first = xs_shape[:-2], xs_shape[1:-1]
+    want, other = (time_first, batch_first) if time_major else (batch_first, time_first)
+    for state in states:
+        got = want if state is None else jnp.shape(state.h)[:-1]
+        if got in (want, ()):
+            continue
+        layout = "[T, *B, I]" if time_major else "[*B, T, I]"
+        hint = f" Set time_major={not time_major} for the other order." if got == other else ""
+        raise ValueError(
+            f"expected initial_carry with batch axes {want}, those of inputs of shape {xs_shape}, read as "
+            f"{layout}, got {got}; initialize_carry takes the shape of one step, [*B, I].{hint}"
+        )
+
+
 def _like(carry: Carry, given: Any) -> Any:
-    """The carry in the form in which it was given, h in the dtype that it had: a scan needs both."""
+    """The carry in the form and the dtypes in which it was given, which a scan needs.
+
+    C never gets a narrower dtype: it is a sum.
+    """
     if given is None:
         return carry
     single = is_state(given)
     states = [given] if single else given
 
     def like(state: LSTMState, before: Any) -> Any:
-        state = state._replace(h=state.h.astype(jnp.result_type(before[1])))
+        if before is None:
+            return state
+        C, h = state
+        if C is not None:
+            C = C.astype(jnp.promote_types(C.dtype, jnp.result_type(before[0])))
+        state = LSTMState(C, h.astype(jnp.result_type(before[1])))
         return state if isinstance(before, LSTMState) else tuple(state)
 
     like_given = [like(state, before) for state, before in zip(carry, states, strict=True)]
-    return like_given[0] if single else type(given)(like_given)
+    if single:
+        return like_given[0]
+    return given._make(like_given) if hasattr(given, "_make") else type(given)(like_given)
 
 
 def check_seq_lengths(seq_lengths: jax.Array, xs_shape: Shape, time_major: bool) -> None:

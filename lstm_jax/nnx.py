@@ -32,11 +32,11 @@ from lstm_jax.modules import (
     with_functions,
 )
 from lstm_jax.notation import LSTMParams, LSTMState
-from lstm_jax.options import OptionKeywords, Options
+from lstm_jax.options import OTHER_NAMES_OF_MODULES, OptionKeywords, Options
 from lstm_jax.stack import input_sizes
 
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
-Keys = nnx.Rngs | nnx.RngStream | jax.Array | None
+Keys = nnx.Rngs | nnx.RngStream | ArrayLike | None
 
 
 class LSTMCell(nnx.RNNCellBase):
@@ -264,7 +264,7 @@ class LSTM(nnx.Module):
         Raises:
           ValueError: If a size is not positive, or an option is none of those allowed.
         """
-        self.options = Options.of("LSTM", options)
+        self.options = Options.of("LSTM", options, OTHER_NAMES_OF_MODULES)
         self.in_features = in_features
         self.hidden_features = hidden_features
         self.num_layers = num_layers
@@ -321,8 +321,10 @@ class LSTM(nnx.Module):
         """
         cells: list[LSTMCell] = [getattr(self, name) for name in self.layers]
         per_cell = [rngs] * len(cells)
-        if isinstance(rngs, jax.Array):
-            per_cell = list(jax.random.split(rngs, len(cells)))
+        if not isinstance(
+            rngs, nnx.Rngs | nnx.RngStream | None
+        ):  # a key, also as an array of NumPy
+            per_cell = list(jax.random.split(jnp.asarray(rngs), len(cells)))
         return tuple(
             LSTMState(*cell.initialize_carry(input_shape, keys, carry_init))
             for cell, keys in zip(cells, per_cell, strict=True)
@@ -416,7 +418,7 @@ class LSTM(nnx.Module):
         )
 
 
-def _dropout_key(rngs: Keys) -> jax.Array | None:
+def _dropout_key(rngs: Keys) -> Any:
     if isinstance(rngs, nnx.Rngs):
         return rngs.dropout()
     return rngs() if isinstance(rngs, nnx.RngStream) else rngs
@@ -433,5 +435,5 @@ def _carry_keys(rngs: Keys) -> Callable[[], jax.Array]:
             "expected rngs for carry_init, got None; pass nnx.Rngs(carry=0), one of its streams, or a key of "
             "jax.random."
         )
-    key, counter = rngs, itertools.count()
+    key, counter = jnp.asarray(rngs), itertools.count()
     return lambda: jax.random.fold_in(key, next(counter))

@@ -17,22 +17,53 @@ from lstm_jax.partition import Partition
 log = logging.getLogger("lstm_jax")
 RESIDUALS = ("save", "recompute")
 OTHER_NAMES = {
-    "seq_lengths": "lengths=seq_lengths",
-    "initial_carry": "state=initial_carry",
-    "carry": "state=carry",
-    "initial_state": "state=initial_state",
-    "initial_states": "states=initial_states",
-    "dropout_rate": "dropout=dropout_rate",
-    "rngs": "key=key, a key of jax.random",
-    "rng": "key=rng",
+    **dict.fromkeys(("seq_lengths", "sequence_length"), "lengths"),
+    **dict.fromkeys(("inputs", "input", "input_sequence", "sequences"), "xs"),
+    **dict.fromkeys(("initial_carry", "carry", "hidden", "hx", "h_0"), "state or states"),
+    **dict.fromkeys(("initial_state", "initial_states"), "state or states"),
+    "state": "states, one per layer and direction",
+    "states": "state",
+    "reset_state": "reset_states, one per layer and direction",
+    "reset_states": "reset_state",
+    "dones": "resets=dones.astype(bool)",
     "mask": "lengths=mask.sum(axis=0)",
-    "time_major": "xs of shape [T, *B, I]: time is always the first axis",
-    "batch_first": "xs.swapaxes(0, 1): time is always the first axis",
-    "return_carry": "nothing: the final state is always the first result",
+    "dropout_rate": "dropout, of lstm_stack",
+    **dict.fromkeys(("rngs", "rng"), "key, a key of jax.random, of lstm_stack"),
+    **dict.fromkeys(
+        ("num_layers", "layers"), "nothing: lstm_stack runs as many layers as it has params"
+    ),
+    **dict.fromkeys(("bidirectional", "dropout", "key"), "it in a call of lstm_stack"),
+    **dict.fromkeys(
+        ("time_major", "batch_first"), "xs.swapaxes(0, 1): time is always the first axis"
+    ),
+    **dict.fromkeys(
+        ("return_carry", "return_state"), "nothing: the final state is always the first result"
+    ),
+    "return_sequences": "final_state_only=True for False",
+    "keep_order": "nothing: outputs stay at their own time",
     "go_backwards": "reverse=True; outputs stay at their own time",
+    "deterministic": "dropout=0.0",
     "param_dtype": "dtype, the compute dtype; the parameters keep theirs",
 }
-"""Keywords of other libraries and of the Flax modules, and the text to write instead."""
+"""What to write in a call of the functions for keywords of other libraries and of the Flax modules."""
+OTHER_NAMES_OF_MODULES = {
+    "input_size": "in_features",
+    **dict.fromkeys(("hidden_size", "units"), "hidden_features"),
+    **dict.fromkeys(("dropout", "recurrent_dropout"), "dropout_rate, of dropout between layers"),
+    "batch_first": "nothing: modules are batch first; time_major=True is for time first",
+    "bias": "use_bias",
+    **dict.fromkeys(("lengths", "seq_lengths", "mask"), "seq_lengths in the call"),
+    **dict.fromkeys(
+        ("state", "states", "initial_carry", "initial_state"), "initial_carry in the call"
+    ),
+    **dict.fromkeys(("resets", "dones"), "resets in the call"),
+    "go_backwards": "reverse=True; outputs stay at their own time",
+    "return_state": "return_carry=True",
+    "kernel_initializer": "kernel_init",
+    "recurrent_initializer": "recurrent_kernel_init",
+    "bias_initializer": "bias_init",
+}
+"""The same for the constructor of the NNX module."""
 
 
 class OptionKeywords(TypedDict, total=False):
@@ -79,8 +110,15 @@ class Options:
     partition: Partition | None = None
 
     @classmethod
-    def of(cls, function: str, keywords: Mapping[str, Any]) -> "Options":
+    def of(
+        cls, function: str, keywords: Mapping[str, Any], other: Mapping[str, str] = OTHER_NAMES
+    ) -> "Options":
         """Returns the options among the keywords that ``function`` was called with.
+
+        Args:
+          function: The name of the function, for the message.
+          keywords: The keywords that are not its other arguments.
+          other: What to write for keywords of other libraries.
 
         Raises:
           TypeError: If there are other keywords. The message has the name that is used here, if it is known.
@@ -88,7 +126,7 @@ class Options:
         unknown = keywords.keys() - {field.name for field in fields(cls)}
         if unknown:
             name = min(unknown)
-            hint = f"; write {OTHER_NAMES[name]}" if name in OTHER_NAMES else ""
+            hint = f"; write {other[name]}" if name in other else ""
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}.")
         return cls(**keywords)
 

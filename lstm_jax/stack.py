@@ -1,8 +1,10 @@
 """Layers and directions, as tuples: layer-major, forward first: (l0f, l0b, l1f, l1b, ...)."""
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import FrameType
 from typing import Any, Literal, Unpack, overload
 
 import jax
@@ -14,6 +16,9 @@ from lstm_jax.checks import check_bool, check_dropout, check_size, check_xs, typ
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
 from lstm_jax.options import OptionKeywords, Options
 from lstm_jax.sequence import lstm
+
+INSIDE = ("lstm_jax.", "flax.", "jax.", "jaxtyping", "beartype")
+"""The packages whose functions are not the user's, for the line that a warning points at."""
 
 
 def init_stack(
@@ -71,10 +76,10 @@ def input_sizes(
 def lstm_stack(
     params: Sequence[LSTMParams],
     xs: Xs,
-    states: Sequence[LSTMState] | None = None,
+    states: Sequence[LSTMState | None] | None = None,
     *,
     bidirectional: bool = ...,
-    reset_states: Sequence[LSTMState] | None = ...,
+    reset_states: Sequence[LSTMState | None] | None = ...,
     dropout: float = ...,
     key: jax.Array | None = ...,
     spec: LSTMSpec = ...,
@@ -91,10 +96,10 @@ def lstm_stack(
 def lstm_stack(
     params: Sequence[LSTMParams],
     xs: Xs,
-    states: Sequence[LSTMState] | None = None,
+    states: Sequence[LSTMState | None] | None = None,
     *,
     bidirectional: bool = ...,
-    reset_states: Sequence[LSTMState] | None = ...,
+    reset_states: Sequence[LSTMState | None] | None = ...,
     dropout: float = ...,
     key: jax.Array | None = ...,
     spec: LSTMSpec = ...,
@@ -110,10 +115,10 @@ def lstm_stack(
 def lstm_stack(
     params: Sequence[LSTMParams],
     xs: Xs,
-    states: Sequence[LSTMState] | None = None,
+    states: Sequence[LSTMState | None] | None = None,
     *,
     bidirectional: bool = False,
-    reset_states: Sequence[LSTMState] | None = None,
+    reset_states: Sequence[LSTMState | None] | None = None,
     dropout: float = 0.0,
     key: jax.Array | None = None,
     spec: LSTMSpec = LSTMSpec(),
@@ -129,10 +134,11 @@ def lstm_stack(
     Args:
       params: One :class:`LSTMParams` per layer and direction: l0f, l0b, l1f, l1b, ...
       xs: Inputs ``[T, *B, I]``.
-      states: The initial states in the same order. None starts from ``reset_states``.
+      states: The initial states in the same order. None, also for single ones, starts from ``reset_states``.
       bidirectional: Whether every other entry of ``params`` runs backward in time. The outputs of the two
         directions are concatenated, forward first.
-      reset_states: The states at the start of a new segment, in the same order. None is zeros.
+      reset_states: The states at the start of a new segment, in the same order. None, also for single ones,
+        is zeros.
       dropout: Probability of dropping an activation between layers; the others are scaled up to keep the
         mean. No dropout follows the last layer, so a stack of one layer has none, and warns.
       key: A PRNG key, needed if there is dropout: a new one for each step. To evaluate, pass ``dropout=0``.
@@ -167,7 +173,7 @@ def lstm_stack(
         raise ValueError(
             f"expected a sequence of LSTMParams, {D} per layer, got {_describe(params)}; for one "
             "layer write (params,), for two directions pass bidirectional=True, from a Linen module "
-            'take module.stack_params(variables["params"]).'
+            'take module.stack_params(variables["params"]), from an NNX module module.params.'
         )
     for name, given in (("states", states), ("reset_states", reset_states)):
         if given is not None:
@@ -220,30 +226,44 @@ def active_dropout(name: str, rate: Any, num_layers: int) -> float:
     warnings.warn(
         f"{name}={rate} has no effect: dropout is applied between layers, and there is one layer. "
         "Apply it to the inputs or outputs yourself.",
-        stacklevel=3,
+        stacklevel=_stack_level(sys._getframe()),
     )
     return 0.0
 
 
+def _stack_level(frame: FrameType) -> int:
+    """The level of the user's call, above the functions of this package and of Flax, seen from ``frame``."""
+    level = 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(INSIDE):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 def _check_states(name: str, states: Any, count: int) -> None:
+    split = f"[LSTMState(C=C[n], h=h[n]) for n in range({count})]"
     if _is_plain_sequence(states) and len(states) == count:
-        if not all(isinstance(state, LSTMState) for state in states):
-            stacked = all(hasattr(state, "shape") for state in states)
-            hint = (
-                "; if these are stacked arrays [L, *B, H] of h and C, write "
-                f"[LSTMState(C=C[n], h=h[n]) for n in range({count})]"
-                if stacked
-                else ""
-            )
-            kinds = sorted({type_name(state) for state in states})
+        wrong = [s for s in states if not isinstance(s, LSTMState | None)]
+        if wrong:
+            stacked = all(hasattr(state, "shape") for state in wrong)
+            hint = "LSTMState(C=cell_state, h=hidden_state) for each, by name"
+            if stacked:
+                hint = f"{split} if these are stacked arrays [L, *B, H] of h and C"
+            kinds = sorted({type_name(state) for state in wrong})
             raise ValueError(
-                f"expected {name} to be lstm_jax.LSTMStates, got {', '.join(kinds)}{hint}."
+                f"expected {name} to be lstm_jax.LSTMStates, got {', '.join(kinds)}; write {hint}."
             )
         return
     hint = ""
-    if isinstance(states, LSTMState):
-        split = f"[LSTMState(C=state.C[n], h=state.h[n]) for n in range({count})]"
-        hint = f"; for one with arrays [L, *B, H] write {split}"
+    arrays = _is_plain_sequence(states) and all(hasattr(state, "shape") for state in states)
+    if isinstance(states, LSTMState) and count == 1:
+        hint = "; write (state,)"
+    elif isinstance(states, LSTMState):
+        hint = (
+            "; for one with arrays [L, *B, H] write "
+            f"[LSTMState(C=state.C[n], h=state.h[n]) for n in range({count})]"
+        )
+    elif arrays:
+        hint = f"; for stacked arrays [L, *B, H] of h and C write {split}"
     raise ValueError(
         f"expected {name} to be a sequence of {count} LSTMStates, one for each of params, got "
         f"{_describe(states)}{hint}."

@@ -77,7 +77,7 @@ CALLS = {
     ),
     "a state of layers": (
         lambda: lstm(PARAMS, XS, STACKED),
-        r"state\.C.*\(2, 2, 5\).*\[L, \*B, H\].*LSTMState\(state\.C\[n\], state\.h\[n\]\).*range\(2\)",
+        r"state\.C.*\(2, 2, 5\).*batch.*layers.*LSTMState\(state\.C\[n\], state\.h\[n\]\).*range\(2\)",
     ),
     "states as one": (
         lambda: lstm_stack(STACK, XS, STACKED),
@@ -85,8 +85,28 @@ CALLS = {
     ),
     "states as torch's pair": (
         lambda: lstm_stack(STACK, XS, (STACKED.h, STACKED.C)),
-        r"states.*\[L, \*B, H\].*LSTMState\(C=C\[n\], h=h\[n\]\).*range\(2\)",
+        r"states.*LSTMState\(C=C\[n\], h=h\[n\]\).*range\(2\).*\[L, \*B, H\]",
     ),
+    "one state of one layer": (lambda: lstm_stack((PARAMS,), XS, STATE), r"write \(state,\)"),
+    "pairs in place of states": (
+        lambda: lstm_stack(STACK, XS, [tuple(STATE)] * 2),
+        r"LSTMStates.*tuple.*LSTMState\(C=cell_state",
+    ),
+    "stacked arrays of four layers": (
+        lambda: lstm_stack(init_stack(KEY, 3, 5, 4), XS, (STACKED.h, STACKED.C)),
+        r"4 LSTMStates.*LSTMState\(C=C\[n\], h=h\[n\]\).*range\(4\)",
+    ),
+    "a state of lists": (
+        lambda: lstm(PARAMS, XS, LSTMState([[0.0] * 5] * 2, STATE.h)),
+        r"state\.C.*list.*jnp\.asarray",
+    ),
+    "a state of integers": (
+        lambda: lstm(PARAMS, XS, LSTMState(STATE.C, jnp.zeros((2, 5), int))),
+        r"state\.h.*int32.*astype\(jnp\.float32\)",
+    ),
+    "a module": (lambda: lstm_stack(object(), XS), r"module\.params"),
+    "a shape": (lambda: zero_state(PARAMS, (2, 3)), r"xs\[0\].*ShapeDtypeStruct.*\(2, 3\)"),
+    "a number of rows": (lambda: zero_state(PARAMS, 2), r"xs\[0\].*ShapeDtypeStruct.*\b2\b"),
     "no hidden units": (lambda: init_lstm(KEY, 3, 0), r"hidden_size.*\b0\b"),
     "a negative size": (lambda: init_lstm(KEY, 3, -1), "hidden_size.*-1"),
     "no inputs": (lambda: init_lstm(KEY, 0, 5), r"input_size.*\b0\b"),
@@ -110,8 +130,8 @@ CALLS = {
         "bidirectional.*static_argnames",
     ),
     "a flag that is a number": (
-        lambda: lstm(PARAMS, XS, final_state_only=1),
-        r"final_state_only.*\b1\b",
+        lambda: lstm(PARAMS, XS, final_state_only=2),
+        r"final_state_only.*\b2\b",
     ),
     "a rate that is traced": (
         lambda: jax.jit(lambda r: lstm_stack(STACK, XS, dropout=r, key=KEY))(0.5),
@@ -137,7 +157,8 @@ def test_numbers_of_numpy():
     assert init_lstm(KEY, np.int64(3), np.int32(5)).w_x.shape == (3, 20)
     assert len(init_stack(KEY, 3, 5, np.int64(2))) == 2
     want = lstm(PARAMS, XS, reverse=True)
-    assert_close(lstm(PARAMS, XS, reverse=np.bool_(True)), want, atol=0)
+    for flag in (np.bool_(True), 1):
+        assert_close(lstm(PARAMS, XS, reverse=flag), want, atol=0)
     dropped = lstm_stack(STACK, XS, dropout=np.float32(0.5), key=KEY)
     assert_close(dropped, lstm_stack(STACK, XS, dropout=0.5, key=KEY), atol=0)
 
@@ -194,3 +215,20 @@ def test_zero_state_is_sharded_as_the_batch_is(kind):
 def test_fields_of_a_partition_that_contradict_each_other(make, names):
     with pytest.raises(ValueError, match=names):
         make()
+
+
+def test_single_states_may_be_none():
+    """They are zeros, or the state that a segment starts from."""
+    states = tuple(jax.tree.map(lambda a: a + 0.5, STATE) for _ in STACK)
+    zeros = STATE
+    for given, want in (
+        ((states[0], None), (states[0], zeros)),
+        ([None, states[1]], (zeros, states[1])),
+    ):
+        assert_close(lstm_stack(STACK, XS, given), lstm_stack(STACK, XS, want), atol=0)
+    resets = jnp.zeros((7, 2), bool).at[3].set(True)
+    got, want = (
+        lstm_stack(STACK, XS, resets=resets, reset_states=given)
+        for given in ((None, states[1]), (zeros, states[1]))
+    )
+    assert_close(got, want, atol=0)

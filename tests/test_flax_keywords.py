@@ -3,7 +3,9 @@
 Each test runs for NNX and for Linen.
 """
 
+import collections
 import warnings
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -83,6 +85,7 @@ class Linen:
         return LSTMParams(**Linen.variables(module, *args)["params"]["l0f"])
 
 
+Carries = collections.namedtuple("Carries", "only")
 both = pytest.mark.parametrize("api", [Nnx, Linen])
 
 
@@ -184,7 +187,7 @@ def test_initialize_carry_has_the_signature_of_flax(api, make):
     assert not jnp.allclose(C, h)
     assert jax.tree.structure(drawn) == jax.tree.structure(zeros)
     if api is Nnx:
-        for rngs in (nnx.Rngs(0), nnx.Rngs(carry=0).carry, key):
+        for rngs in (nnx.Rngs(0), nnx.Rngs(carry=0).carry, key, np.asarray(jax.random.PRNGKey(0))):
             assert module.initialize_carry((2, I), rngs, nn.initializers.ones)[0][0].all()
         with pytest.raises(ValueError, match=r"rngs.*carry_init.*nnx\.Rngs"):
             module.initialize_carry((2, I), carry_init=nn.initializers.ones)
@@ -193,8 +196,9 @@ def test_initialize_carry_has_the_signature_of_flax(api, make):
 @both
 def test_layers_draw_different_carries(api):
     module = api.lstm(num_layers=2, carry_init=nn.initializers.normal(1.0))
-    first, second = api.carry(module, jax.random.key(3))
-    assert not jnp.allclose(first.h, second.h)
+    for key in (jax.random.key(3), np.asarray(jax.random.PRNGKey(3))):
+        first, second = api.carry(module, key)
+        assert not jnp.allclose(first.h, second.h)
 
 
 @both
@@ -233,6 +237,7 @@ def test_a_plain_pair_is_a_carry_and_comes_back_as_one(api):
         ((C, h), lambda carry: carry),
         (LSTMState(C, h), lambda carry: carry),
         (((C, h),), lambda carry: carry[0]),
+        (Carries(LSTMState(C, h)), lambda carry: carry[0]),
         ([LSTMState(C, h)], lambda carry: carry[0]),
     ):
         carry, got = api.call(api.lstm(), XS, initial_carry=given, return_carry=True)
@@ -321,6 +326,18 @@ def test_a_carry_of_another_size_or_form(api):
         ValueError, match=r"tuple of 2 LSTMStates.*LSTMState\(C\[n\], h\[n\]\).*range\(2\)"
     ):
         call(LSTMState(stacked, stacked), num_layers=2)
+    with pytest.raises(ValueError, match=r"write carry\[0\]"):
+        api.call(api.cell(), (LSTMState(C[:, :H], C[:, :H]),), XS[:, 0])
+    with pytest.raises(
+        ValueError, match=r"initial_carry.*\(2,\).*\[\*B, T, I\].*\(7,\).*time_major=True"
+    ):
+        call((LSTMState(jnp.zeros((7, H)), jnp.zeros((7, H))),))
+    with pytest.raises(ValueError, match=r"one step.*\(2, 7, 3\).*LSTM"):
+        api.call(api.cell(), LSTMState(C[:, :H], C[:, :H]), XS)
+    with pytest.raises(ValueError, match=r"write a pair as a tuple"):
+        call([C[:, :H], C[:, :H]])
+    with pytest.raises(ValueError, match=r"gate_fn.*sigmoid"):
+        api.call(api.lstm(gate_fn="sigmoid"), XS)
     with pytest.raises(ValueError, match=r"initial_carry\[0\].*LSTMState.*list"):
         call(([C, C],))
     with pytest.raises(ValueError, match=r"initial_carry.*tuple of 2.*3 entries"):
@@ -330,10 +347,23 @@ def test_a_carry_of_another_size_or_form(api):
 
 
 @both
+def test_single_carries_may_be_none(api):
+    module = api.lstm(num_layers=2)
+    one = LSTMState(*jax.random.normal(jax.random.key(2), (2, 2, H)))
+    zero = jax.tree.map(jnp.zeros_like, one)
+    got, want = (
+        api.call(module, XS, initial_carry=given, return_carry=True)
+        for given in ((one, None), (one, zero))
+    )
+    assert_close(got, want, atol=0)
+
+
+@both
 def test_dropout_of_one_layer_warns_and_needs_no_key(api):
     module = api.lstm(dropout_rate=0.9)
-    with pytest.warns(UserWarning, match=r"dropout_rate=0\.9.*between layers"):
+    with pytest.warns(UserWarning, match=r"dropout_rate=0\.9.*between layers") as warned:
         wet = api.call(module, XS)
+    assert {Path(w.filename).name for w in warned} == {Path(__file__).name}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dry = api.call(module, XS, deterministic=True)

@@ -89,7 +89,15 @@ def test_values_that_are_refused(name, option, names):
 @pytest.mark.parametrize("function", [lstm, lstm_stack])
 @pytest.mark.parametrize(
     ("keyword", "name"),
-    [("seq_lengths", "lengths"), ("initial_carry", "state"), ("rngs", "key"), ("time_major", "xs")],
+    [
+        ("seq_lengths", "lengths"),
+        ("initial_carry", "states"),
+        ("rngs", "key"),
+        ("time_major", "xs"),
+        ("inputs", "xs"),
+        ("dones", "resets"),
+        ("return_sequences", "final_state_only"),
+    ],
 )
 def test_names_of_other_libraries_are_answered_with_ours(function, keyword, name):
     params = PARAMS if function is lstm else (PARAMS,)
@@ -100,8 +108,21 @@ def test_names_of_other_libraries_are_answered_with_ours(function, keyword, name
 
 
 def test_a_module_says_which_keyword_it_does_not_know():
-    with pytest.raises(TypeError, match=r"LSTM.*banana"):
-        LSTM(3, 5, rngs=nnx.Rngs(0), banana=1)
+    for keyword, name in (
+        ("banana", ""),
+        ("batch_first", "batch first"),
+        ("dropout", "dropout_rate"),
+        ("lengths", "seq_lengths"),
+        ("hidden_size", "hidden_features"),
+    ):
+        with pytest.raises(TypeError, match=rf"LSTM.*{keyword}.*{name}"):
+            LSTM(3, 5, rngs=nnx.Rngs(0), **{keyword: 1})
+
+
+def test_a_linen_layer_takes_its_options_by_name():
+    """``linen.LSTM(3, 5)`` looks like torch's sizes, and would be five layers of 3 units."""
+    with pytest.raises(TypeError):
+        linen.LSTM(3, 5)
 
 
 @pytest.fixture

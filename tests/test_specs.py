@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from lstm_jax import (
     lstm_cell,
     lstm_stack,
 )
-from lstm_jax.backends import choose, cpu, tpu
+from lstm_jax.backends import choose, cpu, elementwise, tpu
 from lstm_jax.backends.one_tanh import pointwise
 from lstm_jax.backends.problem import Operands, Settings
 from tests.backends.test_agreement import as_float64, assert_relative
@@ -388,3 +389,89 @@ def test_a_cell_with_a_projection_of_its_own_shards_its_batch_but_not_its_units(
         assert_close(run(partition=Partition(batch="data")), want, atol=1e-6)
         with pytest.raises(ValueError, match=r"Partition\.hidden.*Wider.*\bproject\b"):
             run(partition=Partition(hidden="data"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Limited(LSTMSpec):
+    """Limits the cell state; no other test knows it."""
+
+    limit: Any = 0.3
+
+    def combine(self, params, C, i, f, g, o):
+        C, h = super().combine(params, C, i, f, g, o)
+        return jnp.clip(C, -self.limit, self.limit), h
+
+
+def test_a_cell_that_is_first_seen_inside_of_shard_map():
+    """Whether it is element-wise is found out by computing, which needs no trace and no mesh."""
+    case = make_case(T=4, batch=(8,), I=3, H=8, lengths=False, resets=False)
+    run = partial(lstm, case.params[0], jnp.asarray(case.xs), spec=Limited())
+    with jax.set_mesh(jax.make_mesh((8,), ("data",))):
+        results = [
+            run(partition=Partition(batch="data"), backend="cpu"),
+            run(partition=Partition(hidden="data")),
+        ]
+    results.append(run(backend="cpu"))
+    for result in results:
+        assert_close(result, run(backend="scan"), atol=1e-6)
+
+
+CALLS = []
+
+
+@dataclasses.dataclass(frozen=True)
+class FailsOnce(LSTMSpec):
+    """Fails in the first call, for a reason that is not its own."""
+
+    def combine(self, params, C, i, f, g, o):
+        CALLS.append(1)
+        if len(CALLS) == 1:
+            raise MemoryError("for a moment")
+        return super().combine(params, C, i, f, g, o)
+
+
+def test_a_failure_is_not_remembered():
+    assert "MemoryError" in elementwise.unsupported_reason(FailsOnce())
+    assert elementwise.unsupported_reason(FailsOnce()) is None
+
+
+def test_lstm_cell_takes_arrays_and_traced_values_in_the_fields_of_a_cell():
+    """``lstm`` compiles once per cell and needs fields that can be compared."""
+    params, state = make_case().params[0], make_case().states[0]
+    x = jnp.ones((3, 2))
+
+    def C(limit):
+        return lstm_cell(params, state, x, spec=Limited(limit))[0].C
+
+    want = C(0.3)
+    for limit in (np.full(3, 0.3, np.float32), jnp.float32(0.3)):
+        assert_close(C(limit), want, atol=1e-7)
+    gradient = jax.grad(lambda limit: C(limit).sum())(0.3)
+    assert_close(gradient, jnp.sign(want)[jnp.abs(want) >= 0.3].sum(), atol=1e-6)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithAScalar(LSTMParams):
+    scale: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledByAScalar(LSTMSpec):
+    Params = WithAScalar
+
+    def parameters(self, input_size, hidden_size):
+        one = (), jax.nn.initializers.ones
+        return {**super().parameters(input_size, hidden_size), "scale": one}
+
+    def pointwise(self, params, C, z):
+        return super().pointwise(params, C, params.scale * z)
+
+
+def test_a_scalar_of_numpy_is_a_weight():
+    params = make_case().params[0]
+    xs = jnp.ones((5, 3, 2))
+    want = lstm(WithAScalar(**vars(params), scale=jnp.float32(0.5)), xs, spec=ScaledByAScalar())
+    for scale in (np.float64(0.5), np.float32(0.5)):
+        got = lstm(WithAScalar(**vars(params), scale=scale), xs, spec=ScaledByAScalar())
+        assert_close(got, want, atol=1e-7)

@@ -77,7 +77,10 @@ def test_dropout_falls_between_layers_and_not_after_the_last():
     xs = jnp.ones((5, 4, 2))
     key = jax.random.key(7)
     one = init_stack(jax.random.key(0), 2, 64, 1)
-    assert_close(lstm_stack(one, xs, dropout=0.9, key=key), lstm_stack(one, xs), atol=0)
+    with pytest.warns(UserWarning, match=r"dropout=0\.9.*between layers") as warned:
+        wet = lstm_stack(one, xs, dropout=0.9)  # no key
+    assert [w.filename for w in warned] == [__file__]
+    assert_close(wet, lstm_stack(one, xs), atol=0)
 
     two = init_stack(jax.random.key(0), 2, 64, 2)
     (bottom, _), hs = lstm_stack(two, xs, dropout=0.5, key=key)

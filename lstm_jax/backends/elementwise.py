@@ -4,6 +4,7 @@
 and would be silently wrong in a kernel. So the declaration is tested, once for each cell.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,6 @@ H, ROWS = 11, 2
 """Sizes of the test: no other size of a cell is likely to be 11."""
 
 
-@lru_cache(maxsize=256)
 def unsupported_reason(spec: LSTMSpec) -> str | None:
     """Returns why kernels that store units in their own order cannot serve the cell, or None."""
     cell = type(spec)
@@ -26,15 +26,25 @@ def unsupported_reason(spec: LSTMSpec) -> str | None:
     step = (cell.pointwise, cell.combine, spec.activations)
     if step == (LSTMSpec.pointwise, LSTMSpec.combine, LSTMSpec.activations):
         return None
-    params = _params(spec)
-    if any(w.shape[-1:] != (H,) for w in jax.tree.leaves(own_weights(params))):
+    if any(w.shape[-1:] != (H,) for w in jax.tree.leaves(own_weights(_params(spec)))):
         return f"{cell.__name__} has weights whose last axis is not H"
     try:
-        with jax.ensure_compile_time_eval():
-            same = _same_in_columns(spec, params)
+        same = _is_elementwise(spec)
     except Exception as error:  # of the user's function
-        return f"{cell.__name__} cannot compute a step on vectors [H]: {error}"
+        kind = type(error).__name__
+        return f"{cell.__name__} cannot compute a step on vectors [H]: {kind}: {error}"
     return None if same else f"{cell.__name__}: units or rows depend on each other"
+
+
+@lru_cache(maxsize=256)
+def _is_elementwise(spec: LSTMSpec) -> bool:
+    """Whether the cell computes the same in both layouts.
+
+    In a thread of its own, which has neither the trace nor the mesh of the caller: inside of ``shard_map``
+    no array can be computed.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_same_in_columns, spec, _params(spec)).result()
 
 
 def _params(spec: LSTMSpec) -> LSTMParams:
