@@ -45,7 +45,7 @@ OTHER_NAMES = {
     "deterministic": "dropout=0.0",
     "param_dtype": "dtype, the compute dtype; the parameters keep theirs",
 }
-"""What to write in a call of the functions for keywords of other libraries and of the Flax modules."""
+"""Keywords of other libraries and of the Flax modules, and the text to write in a call of the functions."""
 OTHER_NAMES_OF_MODULES = {
     "input_size": "in_features",
     **dict.fromkeys(("hidden_size", "units"), "hidden_features"),
@@ -118,7 +118,7 @@ class Options:
         Args:
           function: The name of the function, for the message.
           keywords: The keywords that are not its other arguments.
-          other: What to write for keywords of other libraries.
+          other: The text to write for each keyword of another library.
 
         Raises:
           TypeError: If there are other keywords. The message has the name that is used here, if it is known.
