@@ -32,7 +32,7 @@ from lstm_jax.modules import (
     with_functions,
 )
 from lstm_jax.notation import LSTMParams, LSTMState
-from lstm_jax.options import OTHER_NAMES_OF_MODULES, OptionKeywords, Options
+from lstm_jax.options import OTHER_NAMES_OF_MODULES, OptionKeywords, Options, shows_options
 from lstm_jax.stack import input_sizes
 
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -199,6 +199,7 @@ class LSTM(nnx.Module):
     (4, (2, 5))
     """
 
+    @shows_options
     def __init__(
         self,
         in_features: int,

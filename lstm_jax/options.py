@@ -3,17 +3,19 @@
 :class:`Options` documents them. Functions and modules take them as keywords, and pass them on as one value.
 """
 
+import inspect
 import logging
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from lstm_jax.backends import BACKENDS
 from lstm_jax.cell import Precision
 from lstm_jax.partition import Partition
 
+F = TypeVar("F", bound=Callable[..., Any])
 log = logging.getLogger("lstm_jax")
 RESIDUALS = ("save", "recompute")
 OTHER_NAMES = {
@@ -175,6 +177,23 @@ class Options:
             )
         for name in ("remat_every", "unroll"):
             object.__setattr__(self, name, _steps(name, getattr(self, name)))
+
+
+def shows_options(function: F) -> F:
+    """Shows the options as keywords in the signature of a function that takes ``**options``.
+
+    >>> import inspect
+    >>> @shows_options
+    ... def run(xs, **options): ...
+    >>> list(inspect.signature(run).parameters)
+    ['xs', 'precision', 'backend', 'remat_every', 'residuals', 'unroll', 'partition']
+    """
+    signature = inspect.signature(function)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    flat = [inspect.Parameter(f.name, keyword, default=f.default) for f in fields(Options)]
+    others = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    function.__signature__ = signature.replace(parameters=others + flat)  # type: ignore[attr-defined]
+    return function
 
 
 @lru_cache

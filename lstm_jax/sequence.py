@@ -24,7 +24,7 @@ from lstm_jax.checks import (
     check_xs,
 )
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
-from lstm_jax.options import OptionKeywords, Options
+from lstm_jax.options import OptionKeywords, Options, shows_options
 from lstm_jax.partition import over_mesh
 from lstm_jax.remat import in_chunks
 
@@ -63,6 +63,7 @@ def lstm(
 ) -> LSTMState: ...
 
 
+@shows_options
 def lstm(
     params: LSTMParams,
     xs: Xs,

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from lstm_jax.cell import LSTMSpec, init_lstm
 from lstm_jax.checks import check_bool, check_dropout, check_size, check_xs, type_name
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
-from lstm_jax.options import OptionKeywords, Options
+from lstm_jax.options import OptionKeywords, Options, shows_options
 from lstm_jax.sequence import lstm
 
 INSIDE = ("lstm_jax.", "flax.", "jax.", "jaxtyping", "beartype")
@@ -112,6 +112,7 @@ def lstm_stack(
 ) -> tuple[LSTMState, ...]: ...
 
 
+@shows_options
 def lstm_stack(
     params: Sequence[LSTMParams],
     xs: Xs,

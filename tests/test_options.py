@@ -1,6 +1,7 @@
 """The tuning options: one value inside, keywords outside, refused where they cannot be honoured."""
 
 import dataclasses
+import inspect
 import logging
 
 import jax
@@ -39,6 +40,13 @@ def test_the_keywords_are_the_fields():
     assert list(OptionKeywords.__annotations__) == names
     assert {*names} <= {field.name for field in dataclasses.fields(linen.LSTM)}
     assert Options(**Options(unroll=3).keywords()) == Options(unroll=3)
+
+
+@pytest.mark.parametrize("function", [lstm, lstm_stack, LSTM.__init__, linen.LSTM.__init__])
+def test_the_signature_shows_them(function):
+    parameters = inspect.signature(function).parameters
+    for field in dataclasses.fields(Options):
+        assert parameters[field.name].default == field.default
 
 
 @everywhere
