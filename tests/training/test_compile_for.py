@@ -118,7 +118,10 @@ def test_too_much_memory_is_said_with_how_much(config, args, least):
     ("args", "names"),
     [
         (["v5e:3x3"], r"--compile-for.*'v5e:3x3'.*INVALID_ARGUMENT"),
-        (["v5e:2x2", "--data.batch-size", "63"], r"data\.batch_size.*\b4\b.*\b63\b"),
+        (
+            ["v5e:2x2", "--mesh.data", "4", "--data.batch-size", "63"],
+            r"data\.batch_size.*\b4\b.*\b63\b",
+        ),
     ],
 )
 def test_what_cannot_be_compiled_for_exits_with_2(config, args, names):
