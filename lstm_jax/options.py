@@ -5,7 +5,6 @@
 
 import inspect
 import logging
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -13,6 +12,7 @@ from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from lstm_jax.backends import BACKENDS
 from lstm_jax.cell import Precision
+from lstm_jax.checks import check_size
 from lstm_jax.partition import Partition
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -176,7 +176,9 @@ class Options:
                 f"expected partition to be a Partition or None, got {partition!r}{hint}."
             )
         for name in ("remat_every", "unroll"):
-            object.__setattr__(self, name, _steps(name, getattr(self, name)))
+            steps = getattr(self, name)
+            if steps is not None:
+                object.__setattr__(self, name, check_size(name, steps))
 
 
 def shows_options(function: F) -> F:
@@ -199,18 +201,3 @@ def shows_options(function: F) -> F:
 @lru_cache
 def _log_ignored_unroll(unroll: int) -> None:
     log.warning("unroll=%d has no effect: the number of time steps is a symbol.", unroll)
-
-
-def _steps(name: str, value: Any) -> int | None:
-    """A number of steps as Python's int, also from NumPy's."""
-    if value is None:
-        return None
-    try:
-        steps = operator.index(value)
-    except TypeError:
-        steps = 0
-    if steps < 1 or isinstance(value, bool):
-        raise ValueError(
-            f"expected {name} to be a number of time steps, at least 1, or None, got {value!r}."
-        )
-    return steps
