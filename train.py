@@ -8,7 +8,7 @@ from pathlib import Path
 
 try:
     from lstm_jax.training.cli import main
-    from lstm_jax.training.output import leave
+    from lstm_jax.training.monitoring.console import leave
 except ModuleNotFoundError as error:
     print(
         f"error: {error.name} is not installed for {sys.executable}; run pip install -e '.[train]', "

@@ -39,7 +39,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax import init_lstm, lstm
-from lstm_jax.training.hlo import collectives
+from lstm_jax.training.aot.hlo import collectives
 
 TARGET = Path(__file__).with_name("h100.txtpb")
 T = 128
@@ -159,8 +159,8 @@ def measure_trainer(count: int = 1) -> dict:
     """Compiles the training step of ``configs/char_lm.py`` for some GPUs. Returns its row of the table."""
     from configs.char_lm import config
     from lstm_jax.training.data.outline import outline
+    from lstm_jax.training.parallel.layout import abstract, batch_shardings
     from lstm_jax.training.program import make_program
-    from lstm_jax.training.sharding import abstract, batch_shardings
 
     task, batches = outline(config.data, config.seed, config.train.steps_per_dispatch)
     program = make_program(config, task, devices(count))

@@ -21,11 +21,11 @@ from statistics import median
 import jax
 
 from lstm_jax.training.config import Data, Experiment, Mesh, Model, Train
-from lstm_jax.training.data.task import Task
-from lstm_jax.training.data.tasks import make_task
-from lstm_jax.training.loop import Trainer
+from lstm_jax.training.data.dataset import Task
+from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.fit import Trainer
 from lstm_jax.training.program import Program, make_program
-from lstm_jax.training.run import RunFolder
+from lstm_jax.training.run_dir.run_dir import RunDir
 
 SIZES = {"1 ms": (64, 16, 16, 10), "10 ms": (160, 32, 32, 10)}
 """Hidden size, batch, sequence length, steps a dispatch."""
@@ -85,7 +85,7 @@ def in_the_loop(experiment: Experiment, task: Task, program: Program) -> float:
     """Seconds a step of the same in the trainer."""
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         experiment = replace(experiment, workdir=Path(name) / "run")
-        folder = RunFolder(experiment.run_dir)
+        folder = RunDir(experiment.run_dir)
         with folder.held(warn=print):
             trainer = Timed(experiment, task, program, folder)
             trainer.run()
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     steps = arguments.steps
     for size in SIZES:
         plain, saving = (experiment_of(size, steps, every) for every in (steps, 100))
-        task = make_task(plain.data, plain.seed)
+        task = make_dataset(plain.data, plain.seed)
         program = make_program(plain, task, jax.devices())
         samples = []
         with jax.set_mesh(program.mesh):

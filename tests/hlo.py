@@ -1,6 +1,6 @@
 """What tests ask of a compiled program."""
 
-from lstm_jax.training.hlo import Collective, collectives
+from lstm_jax.training.aot.hlo import Collective, collectives
 
 
 def collectives_in_loops(text: str) -> list[Collective]:

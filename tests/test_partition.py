@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax import Partition, baselines, linen, lstm, lstm_stack
 from lstm_jax.baselines import RNNSpec
-from lstm_jax.training.hlo import collectives
+from lstm_jax.training.aot.hlo import collectives
 from tests.cases import assert_close, make_case, nightly
 from tests.hlo import collectives_in_loops
 

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lstm_jax import LSTMParams, LSTMState, lstm
-from lstm_jax.training.hlo import collectives
+from lstm_jax.training.aot.hlo import collectives
 from tests.cases import assert_close, make_case
 from tests.hlo import collectives_in_loops
 

@@ -17,14 +17,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lstm_jax import LSTMParams, Partition, init_lstm, lstm
+from lstm_jax.training.aot.hlo import collectives
+from lstm_jax.training.aot.traced import recurrences
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
 from lstm_jax.training.config import Mesh as MeshConfig
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.task import Task
-from lstm_jax.training.hlo import collectives
+from lstm_jax.training.data.dataset import Task
+from lstm_jax.training.parallel.layout import abstract, batch_shardings
 from lstm_jax.training.program import make_program
-from lstm_jax.training.sharding import abstract, batch_shardings
-from lstm_jax.training.traced import recurrences
 from tests.hlo import collectives_in_loops
 
 T, B, H = 16, 32, 128
@@ -140,9 +140,9 @@ def programs(devices):
         found[f"partition, {name}"] = partial(contents_on, four, function, *args)
     for axes in ("auto", "explicit"):
         for parameters in ("replicated", "sharded"):
-            mesh = MeshConfig(data=4, axes=axes, parameters=parameters)
+            mesh = MeshConfig(data=4, axis_types=axes, parameters=parameters)
             found[f"training, {axes}, {parameters}"] = partial(inside_step, [*devices], mesh)
-        mesh = MeshConfig(data=2, model=2, axes=axes)
+        mesh = MeshConfig(data=2, model=2, axis_types=axes)
         found[f"training, {axes}, hidden"] = partial(inside_step, [*devices], mesh)
     return found
 

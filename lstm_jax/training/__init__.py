@@ -7,7 +7,7 @@ __all__ = ["load"]
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # imports Flax and Orbax, which takes seconds
-        from lstm_jax.training.saved import load
+        from lstm_jax.training.inference import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

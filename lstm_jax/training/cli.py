@@ -19,9 +19,9 @@ from lstm_jax.training.config import (
     locate,
     read_config,
 )
+from lstm_jax.training.config.overrides import apply, check_names, check_space, folder_name, grid
 from lstm_jax.training.errors import RunError
-from lstm_jax.training.output import complain, has_failed, say
-from lstm_jax.training.overrides import apply, check_names, check_space, folder_name, grid
+from lstm_jax.training.monitoring.console import complain, has_failed, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def parse(argv: Sequence[str], default_config: Path) -> Request:
 
 def train(experiment: Experiment) -> int:
     """Trains. Returns the exit code: 1 if training failed."""
-    from lstm_jax.training.loop import train
+    from lstm_jax.training.fit import train
 
     try:
         train(experiment)
@@ -145,15 +145,15 @@ def _in_words(error: OSError) -> str:
 
 def compile_for(experiment: Experiment, name: str) -> int:
     """``--compile-for SLICE``: 1 if it does not fit."""
-    from lstm_jax.training.compile_for import compile_for
-    from lstm_jax.training.slices import Slice
+    from lstm_jax.training.aot.compile_for import compile_for
+    from lstm_jax.training.aot.slices import Slice
 
     return compile_for(experiment, Slice(name))
 
 
 def dry_run(experiment: Experiment) -> int:
     """``--dry-run``: what would be trained."""
-    from lstm_jax.training.dry_run import dry_run
+    from lstm_jax.training.aot.dry_run import dry_run
 
     dry_run(experiment)
     return int(has_failed())
@@ -174,8 +174,8 @@ def sweep(request: Request) -> int:
             locate(apply(base, overrides))
         except ConfigError as error:
             raise ConfigError(f"sweep: {folder_name(overrides)}: {error}") from error
-    from lstm_jax.training.child import Children
-    from lstm_jax.training.sweep import Sweep
+    from lstm_jax.training.sweeps.child import Children
+    from lstm_jax.training.sweeps.sweep import Sweep
 
     sweep = Sweep(base, base.workdir or Path(f"{base.run_dir}-sweep"))
     for overrides in runs:
@@ -194,9 +194,9 @@ def search(request: Request, trials: int) -> int:
         )
     base = request.experiment
     space = check_space(request.file.search, base, request.file.config)
-    from lstm_jax.training.child import Children
-    from lstm_jax.training.search import search
-    from lstm_jax.training.sweep import Sweep
+    from lstm_jax.training.sweeps.child import Children
+    from lstm_jax.training.sweeps.search import search
+    from lstm_jax.training.sweeps.sweep import Sweep
 
     sweep = Sweep(base, base.workdir or Path(f"{base.run_dir}-search"))
     with Children(train) as children:
@@ -221,7 +221,7 @@ def evaluate(args: Sequence[str]) -> int:
 
     run, data_path = tyro.cli(command, prog="python train.py evaluate", args=list(args))
     local_path("RUN", run)  # an error here needs no slow imports
-    from lstm_jax.training.saved import evaluate_saved
+    from lstm_jax.training.inference import evaluate_saved
 
     for line in evaluate_saved(run, data_path):
         say(line)
@@ -245,7 +245,7 @@ def generate(args: Sequence[str]) -> int:
     run, sample = tyro.cli(command, prog="python train.py generate", args=list(args))
     local_path("RUN", run)
     from lstm_jax.training.generate import generate
-    from lstm_jax.training.saved import load
+    from lstm_jax.training.inference import load
 
     saved = load(run)
     if saved.vocabulary is None:

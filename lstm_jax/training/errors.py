@@ -1,4 +1,8 @@
-"""Errors while training. An experiment that cannot be started raises a ``ConfigError``."""
+"""Errors of the trainer."""
+
+
+class ConfigError(ValueError):
+    """An experiment or a command that cannot be run. The message says why, and how to fix it."""
 
 
 class RunError(RuntimeError):

@@ -5,24 +5,24 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.task import Task
-from lstm_jax.training.metrics import FIGURES
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.metrics import METRICS
 
 Metrics = dict[str, np.ndarray]
 
 
-def figures_of(sums: dict[str, Any], task: Task, part: str) -> dict[str, float]:
-    """What :func:`~lstm_jax.training.step.make_evaluation` summed up, as ``part/...`` figures."""
+def eval_metrics(sums: dict[str, Any], task: Dataset, part: str) -> dict[str, float]:
+    """What :func:`~lstm_jax.training.train_step.make_evaluation` summed up, as ``part/...`` figures."""
     loss = float(sums["loss"]) / float(sums["weight"])
     accuracy = float(sums["hits"]) / float(sums["scored"]) if "hits" in sums else float("nan")
     figures = {f"{part}/loss": loss}
     if "hits" in sums:
         figures[f"{part}/accuracy"] = accuracy
-    _, of = FIGURES[task.figure]
-    return figures | {f"{part}/{task.figure}": of(loss, accuracy)}
+    _, of = METRICS[task.metric]
+    return figures | {f"{part}/{task.metric}": of(loss, accuracy)}
 
 
-def training_figures(steps: Metrics, task: Task) -> dict[str, float]:
+def training_metrics(steps: Metrics, task: Dataset) -> dict[str, float]:
     """Returns means over steps, and the last learning rate.
 
     Steps whose update was skipped are counted, and left out of the means.
@@ -37,9 +37,9 @@ def training_figures(steps: Metrics, task: Task) -> dict[str, float]:
         figures["train/learning_rate"] = float(steps["learning_rate"][~skipped][-1])
     if "skipped" in steps:
         figures["train/skipped"] = int(skipped.sum())
-    _, of = FIGURES[task.figure]
+    _, of = METRICS[task.metric]
     accuracy = figures.get("train/accuracy", float("nan"))
-    return figures | {f"train/{task.figure}": of(figures["train/loss"], accuracy)}
+    return figures | {f"train/{task.metric}": of(figures["train/loss"], accuracy)}
 
 
 def first_bad(steps: Metrics) -> int | None:
@@ -50,18 +50,18 @@ def first_bad(steps: Metrics) -> int | None:
     return None if fine.all() else int(np.argmin(fine))
 
 
-def parts_of(task: Task) -> list[tuple[str, str, Batch]]:
+def parts_of(task: Dataset) -> list[tuple[str, str, Batch]]:
     """What is reported on in the end: the key of its figures, its name for people, its chunks."""
-    parts = [("eval", "held out", task.held_out)]
+    parts = [("eval", "held out", task.eval)]
     return parts if task.test is None else [*parts, ("test", "test", task.test)]
 
 
-def in_line(figures: dict[str, float], task: Task, part: str) -> str:
+def in_line(figures: dict[str, float], task: Dataset, part: str) -> str:
     """The task's figure with the baselines beside it."""
-    unit, _ = FIGURES[task.figure]
+    unit, _ = METRICS[task.metric]
     baselines = task.test_baselines if part == "test" else task.baselines
     others = [f"{name} {value:.4f}" for name, value in baselines.items()]
-    line = ", ".join([f"model {figures[f'{part}/{task.figure}']:.4f}", *others]) + f" ({unit})"
+    line = ", ".join([f"model {figures[f'{part}/{task.metric}']:.4f}", *others]) + f" ({unit})"
     more = [name for name in ("loss", "accuracy") if f"{part}/{name}" in figures]
-    same = {"mse": "loss", "nats": "loss", "accuracy": "accuracy"}.get(task.figure)
+    same = {"mse": "loss", "nats": "loss", "accuracy": "accuracy"}.get(task.metric)
     return "; ".join([line, *(f"{n} {figures[f'{part}/{n}']:.4f}" for n in more if n != same)])

@@ -26,7 +26,7 @@ def perplexity(nats: float) -> float:
     return math.exp(min(nats, 700.0))
 
 
-FIGURES: dict[str, tuple[str, Callable[[float, float], float]]] = {
+METRICS: dict[str, tuple[str, Callable[[float, float], float]]] = {
     "bits": ("bits per symbol", lambda loss, accuracy: bits(loss)),
     "perplexity": ("perplexity", lambda loss, accuracy: perplexity(loss)),
     "nats": ("nats per step", lambda loss, accuracy: loss),
@@ -40,7 +40,7 @@ MACHINE = ("tokens_per_second", "tokens_per_second_per_device", "memory_peak_gib
 """The figures that depend on the machine and the clock; all others follow from the seed."""
 
 
-def machine_figures(tokens_per_second: float, devices: int) -> dict[str, float]:
+def machine_metrics(tokens_per_second: float, devices: int) -> dict[str, float]:
     """Speed, where it is known, and the most memory a device has held, where the device says so."""
     figures: dict[str, float] = {}
     if tokens_per_second:

@@ -8,10 +8,10 @@ from jax.sharding import Mesh
 
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.task import Task
+from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.model import Sizes
 from lstm_jax.training.optimizer import make_optimizer, make_schedule
-from lstm_jax.training.sharding import (
+from lstm_jax.training.parallel.layout import (
     DATA,
     abstract,
     filled_up,
@@ -20,8 +20,8 @@ from lstm_jax.training.sharding import (
     spread,
     state_shardings,
 )
-from lstm_jax.training.state import TrainState, make_start
-from lstm_jax.training.step import make_evaluation, make_train_steps
+from lstm_jax.training.train_state import TrainState, make_start
+from lstm_jax.training.train_step import make_evaluation, make_train_steps
 
 
 class Program(NamedTuple):
@@ -46,7 +46,7 @@ class Program(NamedTuple):
     evaluate: Callable[..., dict[str, float] | None]
 
 
-def make_program(experiment: Experiment, task: Task, devices: Sequence[Any]) -> Program:
+def make_program(experiment: Experiment, task: Dataset, devices: Sequence[Any]) -> Program:
     """The functions of an experiment; touches no device, and makes no array.
 
     Raises:
@@ -55,8 +55,8 @@ def make_program(experiment: Experiment, task: Task, devices: Sequence[Any]) -> 
     mesh = make_mesh(experiment, devices)
     sizes = Sizes(task.vocabulary_size, task.input_size, task.output_size)
     optimizer = make_optimizer(experiment.optimizer, experiment.train)
-    graphdef, start = make_start(experiment, sizes, task.carried, partition_of(experiment, mesh))
-    undivided, _ = make_start(experiment, sizes, task.carried, None)
+    graphdef, start = make_start(experiment, sizes, task.stateful, partition_of(experiment, mesh))
+    undivided, _ = make_start(experiment, sizes, task.stateful, None)
     shapes = jax.eval_shape(start)
     shardings = state_shardings(experiment, mesh, optimizer, shapes)
     update = make_train_steps(
@@ -67,7 +67,7 @@ def make_program(experiment: Experiment, task: Task, devices: Sequence[Any]) -> 
         seed=experiment.seed,
         reset_probability=experiment.data.reset_probability,
         n=experiment.train.steps_per_dispatch,
-        accumulate=experiment.train.accumulate,
+        accumulate=experiment.train.grad_accum_steps,
         on_nan=experiment.train.on_nan,
         norms=experiment.log.norms,
         shardings=shardings,

@@ -7,7 +7,7 @@ from lstm_jax.training.config import *
 config = Experiment(
     name="tiny",
     model=Model(hidden_size=4),
-    data=Data(task="adding", sequence_length=6, batch_size=4, held_out_sequences=20),
+    data=Data(task="adding", sequence_length=6, batch_size=4, eval_sequences=20),
     optimizer=Optimizer(name="sgd", schedule="constant", clip_norm=None, warmup_steps=0),
     train=Train(steps=8, log_every=4, eval_every=4, checkpoint_every=4, steps_per_dispatch=4),
     mesh=Mesh(data=1),
@@ -45,7 +45,7 @@ def config(tmp_path):
 @pytest.fixture
 def ran(monkeypatch):
     """Runs that stand in for training; their names."""
-    from lstm_jax.training.child import Children  # not before pytest's import hook is there
+    from lstm_jax.training.sweeps.child import Children  # not before pytest's import hook is there
 
     names = []
 
@@ -60,9 +60,9 @@ def ran(monkeypatch):
 def stand_in(experiment):
     """Leaves behind what a run does; a learning rate above 1 diverges."""
     from lstm_jax.training.model import Sizes
-    from lstm_jax.training.run import RunFolder
+    from lstm_jax.training.run_dir.run_dir import RunDir
 
-    folder, loss = RunFolder(experiment.run_dir), 1 / experiment.model.hidden_size
+    folder, loss = RunDir(experiment.run_dir), 1 / experiment.model.hidden_size
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.begin(experiment)
     folder.write_settings(experiment)

@@ -13,10 +13,10 @@ import jax
 import pytest
 
 from lstm_jax.training.config import Train
-from lstm_jax.training.loop import train
-from lstm_jax.training.saved import load
+from lstm_jax.training.fit import train
+from lstm_jax.training.inference import load
 from tests.training.inotify import Watch
-from tests.training.test_run import figures, small, text_data
+from tests.training.test_fit import figures, small, text_data
 
 STRICT = False
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify")

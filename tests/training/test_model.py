@@ -9,14 +9,14 @@ from flax import nnx
 
 from lstm_jax.training import config
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.stream import rows
-from lstm_jax.training.data.task import Task
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.data.text import rows
 from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.generate import generate
 from lstm_jax.training.model import SequenceModel, Sizes, make_model
 from lstm_jax.training.optimizer import decays, make_optimizer
-from lstm_jax.training.state import TrainState
-from lstm_jax.training.step import CHUNKS, make_evaluation, make_train_steps
+from lstm_jax.training.train_state import TrainState
+from lstm_jax.training.train_step import CHUNKS, make_evaluation, make_train_steps
 from tests.cases import assert_close
 
 STRICT = False
@@ -30,7 +30,7 @@ TRAIN = config.Train(steps=6, log_every=1, eval_every=1, checkpoint_every=1, ste
 def task_of(ids, carried=True):
     """Predict the next of ``ids [N, T + 1, B]``."""
     whole = next_symbol(ids)
-    return Task("", V, "cross_entropy", "bits", whole, vocabulary_size=V, carried=carried)
+    return Dataset("", V, "cross_entropy", "bits", whole, vocabulary_size=V, carried=carried)
 
 
 def next_symbol(ids):

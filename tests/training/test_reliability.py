@@ -18,15 +18,16 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_jax.training import loop, program
-from lstm_jax.training.checkpoint import Checkpoints
+from lstm_jax.training import fit as loop
+from lstm_jax.training import program
+from lstm_jax.training.checkpointing.checkpoints import Checkpoints
 from lstm_jax.training.config import ConfigError, Data, Model, Optimizer, Sample, Train
 from lstm_jax.training.errors import NotFiniteError, RunError
-from lstm_jax.training.loop import train
-from lstm_jax.training.run import RunFolder
-from lstm_jax.training.saved import load
+from lstm_jax.training.fit import train
+from lstm_jax.training.inference import load
+from lstm_jax.training.run_dir.run_dir import RunDir
 from tests.cases import nightly
-from tests.training.test_run import figures, small, text_data
+from tests.training.test_fit import figures, small, text_data
 
 STRICT = False
 
@@ -201,7 +202,7 @@ def test_the_command_ends_well_on_sigterm(tmp_path, text):
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     experiment = small(tmp_path)
-    folder = RunFolder(experiment.run_dir)
+    folder = RunDir(experiment.run_dir)
     with (
         folder.held(pytest.fail),
         pytest.raises(ConfigError, match=rf"workdir.*{experiment.run_dir}"),
@@ -365,7 +366,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_lost(tmp_pat
 
 def with_nan_at(monkeypatch, step):
     """The weights of one batch are NaN; the loss is then too, and its gradient."""
-    make = loop.make_task
+    make = loop.make_dataset
 
     def made(*args):
         task = make(*args)
@@ -379,7 +380,7 @@ def with_nan_at(monkeypatch, step):
 
         return dataclasses.replace(task, batches=batches)
 
-    monkeypatch.setattr(loop, "make_task", made)
+    monkeypatch.setattr(loop, "make_dataset", made)
 
 
 def test_nan_stops_before_the_next_save_and_names_its_step(tmp_path, text, monkeypatch):
@@ -428,7 +429,7 @@ def test_skipping_every_step_is_an_error(tmp_path):
                 tmp_path,
                 optimizer=wild,
                 train=skip,
-                data=Data(task="adding", sequence_length=6, batch_size=4, held_out_sequences=20),
+                data=Data(task="adding", sequence_length=6, batch_size=4, eval_sequences=20),
                 sample=Sample(),
             )
         )

@@ -15,25 +15,26 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_jax.training import loop, run
-from lstm_jax.training.checkpoint import steps_in
+from lstm_jax.training import fit as loop
+from lstm_jax.training.checkpointing.checkpoints import steps_in
+from lstm_jax.training.checkpointing.run_checkpoints import RunCheckpoints
 from lstm_jax.training.cli import main
 from lstm_jax.training.config import ConfigError, Data, Optimizer, Sample, Train
 from lstm_jax.training.data import tokens
 from lstm_jax.training.data.tokens import read_tokens
 from lstm_jax.training.errors import RunError
-from lstm_jax.training.lock import LOCK, SOFT_LOCK, locked
-from lstm_jax.training.loop import train
+from lstm_jax.training.fit import train
+from lstm_jax.training.inference import evaluate_saved, load
 from lstm_jax.training.optimizer import learning_rate, make_optimizer, make_schedule
-from lstm_jax.training.run import RunFolder
-from lstm_jax.training.run_checkpoints import RunCheckpoints
-from lstm_jax.training.samples import entry, split
-from lstm_jax.training.saved import evaluate_saved, load
+from lstm_jax.training.run_dir import run_dir as run
+from lstm_jax.training.run_dir.lock import LOCK, SOFT_LOCK, locked
+from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir.samples import entry, split
 from tests.cases import nightly
-from tests.training.test_damage import content
+from tests.training.checkpointing.test_damage import content
+from tests.training.test_fit import figures, new_directory, small, text_data
 from tests.training.test_kill import everything, silently
 from tests.training.test_reliability import ask_to_stop_in, corrupt, disk, events, whole
-from tests.training.test_run import figures, new_directory, small, text_data
 
 __all__ = ["disk", "whole"]  # fixtures
 STRICT = False
@@ -518,7 +519,7 @@ def test_any_other_error_of_a_lock_is_not_another_process(tmp_path, monkeypatch)
 
 def test_the_trainer_can_be_imported_without_fcntl():
     """As on Windows, where filelock has another lock."""
-    code = "import sys; sys.modules['fcntl'] = None; import lstm_jax.training.loop"
+    code = "import sys; sys.modules['fcntl'] = None; import lstm_jax.training.fit"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
@@ -594,4 +595,4 @@ def test_a_full_disk_at_the_best_model(tmp_path, text, monkeypatch, disk):
 def test_a_new_directory_is_written_config_first(tmp_path, monkeypatch):
     run = small(tmp_path)
     new_directory(run)
-    assert RunFolder(run.run_dir).experiment() == run
+    assert RunDir(run.run_dir).experiment() == run

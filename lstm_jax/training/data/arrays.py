@@ -23,6 +23,7 @@ import numpy as np
 
 from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
+from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.sequences import (
     at_the_last_step,
     before_the_last_step,
@@ -32,12 +33,11 @@ from lstm_jax.training.data.sequences import (
     over_time,
     shuffled,
 )
-from lstm_jax.training.data.task import Task
 
 KNOWN = ("inputs", "lengths", "labels", "targets")
 
 
-def arrays_task(data: Data, seed: int) -> Task:
+def arrays_dataset(data: Data, seed: int) -> Dataset:
     """Classes, numbers or next steps, by what the file holds.
 
     Raises:
@@ -72,17 +72,17 @@ def arrays_task(data: Data, seed: int) -> Task:
     is_class = "labels" in part or (ids and "targets" not in part)
     figure = "mse" if not is_class else "accuracy" if "labels" in part else "bits"
     kind = "classes" if "labels" in part else "targets" if "targets" in part else "next steps"
-    return Task(
+    return Dataset(
         summary=f"{len(learn):,} sequences of at most {T} steps with {kind}, {len(held_out):,} held out"
         + (f", {len(test['inputs']):,} to test" if test is not None else ""),
         vocabulary_size=symbols,
         input_size=0 if ids else part["inputs"].shape[2],
         output_size=output_size,
         loss="cross_entropy" if is_class else "squared_error",
-        figure=figure,
+        metric=figure,
         batches=shuffled(train, data.batch_size, seed),
         digest=digest_of(train),
-        held_out=in_order(valid),
+        eval=in_order(valid),
         test=None if test is None else in_order(_sequences(test)),
         predicts_next=kind == "next steps",
         baselines=_baselines(train, valid, figure),

@@ -14,13 +14,13 @@ import numpy as np
 
 from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.task import Task
+from lstm_jax.training.data.dataset import Dataset
 
 Generate = Callable[[jax.Array, int], Batch]
 """``(key, batch size) -> Batch``."""
 
 
-def generated_task(data: Data, seed: int) -> Task:
+def generated_dataset(data: Data, seed: int) -> Dataset:
     """The task by its name; fresh sequences in every step, others held out.
 
     Raises:
@@ -40,18 +40,18 @@ def generated_task(data: Data, seed: int) -> Task:
     task, generate = make(data.sequence_length)
     key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no step's key
     held_out = jax.tree.map(
-        np.asarray, jax.jit(generate, static_argnums=1)(key, data.held_out_sequences)
+        np.asarray, jax.jit(generate, static_argnums=1)(key, data.eval_sequences)
     )
     return replace(
         task,
-        summary=f"{task.summary}, {data.held_out_sequences:,} fresh ones held out",
+        summary=f"{task.summary}, {data.eval_sequences:,} fresh ones held out",
         generate=lambda key: generate(key, data.batch_size),
-        held_out=jax.tree.map(lambda a: a[None], held_out),
+        eval=jax.tree.map(lambda a: a[None], held_out),
         baselines={name: f(held_out) for name, f in BASELINES[data.task].items()},
     )
 
 
-def adding(T: int) -> tuple[Task, Generate]:
+def adding(T: int) -> tuple[Dataset, Generate]:
     """Two of T numbers are marked, one in each half: what is their sum?
 
     Solved = mean squared error under 0.01; the mean alone gives 1/6.
@@ -77,7 +77,7 @@ COPIED = 10
 """Symbols to remember."""
 
 
-def copy(T: int) -> tuple[Task, Generate]:
+def copy(T: int) -> tuple[Dataset, Generate]:
     """Ten symbols out of eight, T blanks, a cue: say the ten symbols again.
 
     Ids: 0 blank, 1 to 8 symbols, 9 cue.
@@ -97,7 +97,7 @@ def copy(T: int) -> tuple[Task, Generate]:
     return task, generate
 
 
-def temporal_order(T: int) -> tuple[Task, Generate]:
+def temporal_order(T: int) -> tuple[Dataset, Generate]:
     """X or Y, twice, far apart and far from the end among a, b, c, d: in which order did they come?
 
     Experiment 6a: sequences of T / 1.1 to T steps, the first sign in their second tenth, the second
@@ -136,7 +136,7 @@ _EDGES = {  # state: its two edges (symbol, next state), equally likely
 }
 
 
-def reber(T: int) -> tuple[Task, Generate]:
+def reber(T: int) -> tuple[Dataset, Generate]:
     """Strings B x R x E with x one of T and P and R from Reber's grammar: the last x must be remembered.
 
     The next symbol is predicted at each step; accuracy is counted at that last x. Strings longer than T
@@ -174,16 +174,16 @@ def reber(T: int) -> tuple[Task, Generate]:
     return task, generate
 
 
-def _task(summary: str, loss: str, figure: str, inputs: int, outputs: int) -> Task:
+def _task(summary: str, loss: str, figure: str, inputs: int, outputs: int) -> Dataset:
     ids = loss == "cross_entropy"
-    return Task(
+    return Dataset(
         summary=summary,
         loss=loss,  # type: ignore[arg-type]
-        figure=figure,
+        metric=figure,
         vocabulary_size=inputs if ids else 0,
         input_size=0 if ids else inputs,
         output_size=outputs,
-        held_out=Batch(0, 0, 0),  # made by generated_task
+        eval=Batch(0, 0, 0),  # made by generated_dataset
     )
 
 
@@ -203,7 +203,7 @@ def _majority(held_out: Batch) -> float:
     scored = held_out.weights if held_out.scored is None else held_out.scored
     answers = np.asarray(held_out.targets)[np.asarray(scored) == 1]
     if not len(answers):
-        raise ConfigError("data.held_out_sequences: expected enough that one is whole; raise it.")
+        raise ConfigError("data.eval_sequences: expected enough that one is whole; raise it.")
     return float(np.bincount(answers).max() / len(answers))
 
 

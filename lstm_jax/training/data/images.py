@@ -12,6 +12,7 @@ import numpy as np
 
 from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
+from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.sequences import (
     at_the_last_step,
     digest_of,
@@ -20,14 +21,13 @@ from lstm_jax.training.data.sequences import (
     over_time,
     shuffled,
 )
-from lstm_jax.training.data.task import Task
 
 NAMES = {"train": "train", "test": "t10k"}
 HELD_OUT = 12
 """One image in twelve of the training files chooses the best model: 5,000 of MNIST's 60,000."""
 
 
-def images_task(data: Data, seed: int) -> Task:
+def images_dataset(data: Data, seed: int) -> Dataset:
     """Says what an image shows after reading it to the end.
 
     Raises:
@@ -58,16 +58,16 @@ def images_task(data: Data, seed: int) -> Task:
     train = sequences(images[learn], labels[learn])
     most = np.bincount(labels[learn]).argmax()
     T, features = np.shape(train.inputs)[1:]
-    return Task(
+    return Dataset(
         summary=f"{len(learn):,} images of {classes} classes as {T} steps of {features}, "
         f"{len(held_out):,} held out, {len(test_images):,} to test",
         input_size=features,
         output_size=classes,
         loss="cross_entropy",
-        figure="accuracy",
+        metric="accuracy",
         batches=shuffled(train, data.batch_size, seed),
         digest=digest_of(train),
-        held_out=in_order(sequences(images[held_out], labels[held_out])),
+        eval=in_order(sequences(images[held_out], labels[held_out])),
         test=in_order(sequences(test_images, test_labels)),
         baselines={"majority baseline": float((labels[held_out] == most).mean())},
         test_baselines={"majority baseline": float((test_labels == most).mean())},

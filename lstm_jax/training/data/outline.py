@@ -7,11 +7,11 @@ import numpy as np
 
 from lstm_jax.training.config import Data
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.task import Task
-from lstm_jax.training.data.tasks import make_task
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.data.tasks import make_dataset
 
 
-def outline(data: Data, seed: int, n: int) -> tuple[Task, Batch | None]:
+def outline(data: Data, seed: int, n: int) -> tuple[Dataset, Batch | None]:
     """A task to compile for, and the shapes of n of its batches; None where it makes them itself.
 
     A text in words is taken to have ``data.vocabulary_size`` of them and is not read.
@@ -25,23 +25,23 @@ def outline(data: Data, seed: int, n: int) -> tuple[Task, Batch | None]:
     """
     if data.task == "text" and data.unit != "character":
         return _unread(data, n)
-    task = make_task(data, seed)
+    task = make_dataset(data, seed)
     return task, shapes_of(task, n)
 
 
-def shapes_of(task: Task, n: int) -> Batch | None:
+def shapes_of(task: Dataset, n: int) -> Batch | None:
     """Shapes and dtypes of n of its batches; None where it makes them itself."""
     return None if task.batches is None else jax.tree.map(_shape, task.batches(0, n, None))
 
 
-def _unread(data: Data, n: int) -> tuple[Task, Batch]:
+def _unread(data: Data, n: int) -> tuple[Dataset, Batch]:
     shape, V = (n, data.sequence_length, data.batch_size), data.vocabulary_size
     ids = jax.ShapeDtypeStruct(shape, np.int32)
     batches = Batch(ids, ids, jax.ShapeDtypeStruct(shape, np.float32))
     summary = f"a text of {V:,} {data.unit}s, not read"
-    task = Task(
+    task = Dataset(
         summary, V, "cross_entropy", "perplexity", batches, vocabulary_size=V,
-        carried=True, predicts_next=True,
+        stateful=True, predicts_next=True,
     )  # fmt: skip
     return task, batches
 

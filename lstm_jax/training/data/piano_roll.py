@@ -12,13 +12,13 @@ import numpy as np
 
 from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
+from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.sequences import before_the_last_step, digest_of, in_order, shuffled
-from lstm_jax.training.data.task import Task
 
 PARTS = ("traindata", "validdata", "testdata")
 
 
-def piano_roll_task(data: Data, seed: int) -> Task:
+def piano_roll_dataset(data: Data, seed: int) -> Dataset:
     """Predicts each frame's keys from the frames before.
 
     Raises:
@@ -29,15 +29,15 @@ def piano_roll_task(data: Data, seed: int) -> Task:
     train, valid, test = (_sequences(pieces[part]) for part in PARTS)
     keys = np.shape(train.inputs)[-1]
     count = [len(pieces[part]) for part in PARTS]
-    return Task(
+    return Dataset(
         summary=f"{count[0]} pieces of {keys} keys, {count[1]} held out, {count[2]} to test",
         input_size=keys,
         output_size=keys,
         loss="bernoulli",
-        figure="nats",
+        metric="nats",
         batches=shuffled(train, data.batch_size, seed),
         digest=digest_of(train),
-        held_out=in_order(valid),
+        eval=in_order(valid),
         test=in_order(test),
         predicts_next=True,
         baselines={"marginal baseline": _marginal(train, valid)},

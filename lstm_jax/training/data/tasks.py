@@ -3,28 +3,29 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from lstm_jax.training.config import NEED_A_PATH, ConfigError, Data, named_source
-from lstm_jax.training.data.arrays import arrays_task
-from lstm_jax.training.data.generated import generated_task
-from lstm_jax.training.data.images import images_task
+from lstm_jax.training.config import ConfigError, Data, named_source
+from lstm_jax.training.config.schema import NEED_A_PATH
+from lstm_jax.training.data.arrays import arrays_dataset
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.data.generated import generated_dataset
+from lstm_jax.training.data.images import images_dataset
 from lstm_jax.training.data.named import named_folder
-from lstm_jax.training.data.piano_roll import piano_roll_task
-from lstm_jax.training.data.stream import text_task
-from lstm_jax.training.data.task import Task
+from lstm_jax.training.data.piano_roll import piano_roll_dataset
+from lstm_jax.training.data.text import text_dataset
 
-TASKS: dict[str, Callable[[Data, int], Task]] = {
-    "text": text_task,
-    "adding": generated_task,
-    "copy": generated_task,
-    "temporal_order": generated_task,
-    "reber": generated_task,
-    "images": images_task,
-    "piano_roll": piano_roll_task,
-    "arrays": arrays_task,
+TASKS: dict[str, Callable[[Data, int], Dataset]] = {
+    "text": text_dataset,
+    "adding": generated_dataset,
+    "copy": generated_dataset,
+    "temporal_order": generated_dataset,
+    "reber": generated_dataset,
+    "images": images_dataset,
+    "piano_roll": piano_roll_dataset,
+    "arrays": arrays_dataset,
 }
 
 
-def make_task(data: Data, seed: int) -> Task:
+def make_dataset(data: Data, seed: int) -> Dataset:
     """The task of an experiment.
 
     Raises:

@@ -1,0 +1,1 @@
+"""What is known of an experiment before it trains: ``--dry-run`` and ``--compile-for``."""

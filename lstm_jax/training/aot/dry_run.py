@@ -1,0 +1,36 @@
+"""``--dry-run``: all that can be known of an experiment before it trains. Nothing is written."""
+
+import json
+
+import jax
+
+from lstm_jax.training.aot.rehearsal import rehearse
+from lstm_jax.training.aot.report import introduce, memory_line, table, work
+from lstm_jax.training.config import Experiment
+from lstm_jax.training.config.json import as_json
+from lstm_jax.training.data.outline import shapes_of
+from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.fit import check
+from lstm_jax.training.monitoring import console as output
+from lstm_jax.training.program import make_program
+
+
+def dry_run(experiment: Experiment) -> None:
+    """Prints the resolved experiment, its arrays, and what its training step takes on the devices here.
+
+    Raises:
+      ConfigError: if it could not be trained.
+    """
+    task = make_dataset(experiment.data, experiment.seed)
+    program = make_program(experiment, task, jax.devices())
+    check(experiment, task)
+    output.say(json.dumps(as_json(experiment), indent=2))
+    output.say(task.summary)
+    output.say("\n".join([*introduce(experiment, program), "", *table(program), ""]))
+    done = rehearse(experiment, program, shapes_of(task, experiment.train.steps_per_dispatch))
+    output.say("\n".join(work(experiment, program, done)))
+    limit = (program.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+    output.say(memory_line(done.memory, "device", limit))
+    output.say(
+        f"compiled in {done.seconds:.1f} s; nothing was trained, nor written to {experiment.run_dir}"
+    )

@@ -1,0 +1,1 @@
+"""Saves training states and models, and restores them."""

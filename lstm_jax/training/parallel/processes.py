@@ -1,0 +1,73 @@
+"""Several processes that train one model: one a host of a TPU pod, one a node or GPU of a cluster."""
+
+import os
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lstm_jax.training.config import ConfigError, Mesh
+
+SECONDS_TO_END = 30
+"""After which a process that failed takes the others, which wait for it, with it."""
+
+
+def start(mesh: Mesh) -> None:
+    """Meets the other processes, if there are any; before the first use of a device.
+
+    Raises:
+      ConfigError: if they cannot be met.
+    """
+    if jax.distributed.is_initialized():
+        return
+    if mesh.coordinator_address is None and not several(os.environ):
+        return
+    address = None if mesh.coordinator_address in (None, "auto") else mesh.coordinator_address
+    try:
+        jax.distributed.initialize(
+            address, mesh.num_processes, mesh.process_id, shutdown_timeout_seconds=SECONDS_TO_END
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"mesh.coordinator_address: the processes did not meet: {error} Where nothing says how many there "
+            "are, pass --mesh.coordinator-address HOST:PORT --mesh.num-processes N --mesh.process-id I to each."
+        ) from error
+
+
+def several(environment: Mapping[str, str]) -> bool:
+    """Whether this is plainly one of several processes, which jax can find by itself.
+
+    >>> several({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
+    True
+    >>> several({"SLURM_NTASKS": "2"})                             # an allocation, without srun
+    False
+    """
+    slurm = environment.get("SLURM_STEP_NODELIST") and environment.get("SLURM_PROCID")
+    counts = (
+        environment.get("SLURM_NTASKS", "1") if slurm else "1",
+        environment.get("OMPI_COMM_WORLD_SIZE", "1"),
+    )
+    pod = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    return pod or any(count.isdigit() and int(count) > 1 for count in counts)
+
+
+def is_first() -> bool:
+    """Whether this process writes the run folder and speaks."""
+    return jax.process_index() == 0
+
+
+def is_alone() -> bool:
+    """Whether there is no other process."""
+    return jax.process_count() == 1
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag of any process is set; all must ask."""
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def wait_for_all(name: str) -> None:
+    """Until every process is here."""
+    if not is_alone():
+        multihost_utils.sync_global_devices(name)

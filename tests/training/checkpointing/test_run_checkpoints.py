@@ -1,0 +1,40 @@
+"""Which checkpoints a run keeps."""
+
+import numpy as np
+import pytest
+
+from lstm_jax.training.checkpointing.checkpoints import steps_in
+from lstm_jax.training.checkpointing.run_checkpoints import RunCheckpoints, Start
+from lstm_jax.training.config import Train
+from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.train_state import TrainState
+
+STRICT = False
+
+
+def opened(folder, step=0, state=None, **changes):
+    start = Start(step, state, [], np.inf, {}, [])
+    return RunCheckpoints(folder, start, Train(**changes), True, pytest.fail)
+
+
+def test_a_worse_model_does_not_replace_the_best(tmp_path):
+    checkpoints = opened(RunDir(tmp_path))
+    for step, loss in [(1, 2.0), (2, 1.0), (3, 3.0), (4, 1.0)]:
+        checkpoints.offer(step, {"w": np.full(3, loss)}, loss)
+    best = checkpoints.best_model({"w": np.zeros(3)})
+    checkpoints.close()
+    assert (best.step, best.state["w"].tolist()) == (2, [1.0, 1.0, 1.0])
+
+
+def test_every_checkpoint_keeps_its_best_model(tmp_path):
+    """Also the one that is the oldest only once the latest is complete."""
+    checkpoints = opened(RunDir(tmp_path), keep_last=2, keep_best=2)
+    losses = {10: 5.0, 20: 4.0, 30: 2.0, 40: 3.0, 50: 1.5, 60: 1.0}
+    for step, loss in losses.items():
+        params = {"w": np.full(3, loss)}
+        checkpoints.offer(step, params, loss)
+        if step % 20 == 0:
+            checkpoints.save(step, TrainState(np.int32(step), params, (), ()), {})
+    checkpoints.close()
+    assert steps_in(tmp_path / "checkpoints") == [60, 40]
+    assert steps_in(tmp_path / "best") == [60, 50, 30]

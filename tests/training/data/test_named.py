@@ -1,0 +1,319 @@
+"""Data sets by name and from the hub: fetched once, checked, and what is said when they are not there."""
+
+import gzip
+import hashlib
+import http.server
+import re
+import sys
+import threading
+import types
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstm_jax.training.cli import main, parse
+from lstm_jax.training.config import ConfigError, Data, locate
+from lstm_jax.training.config.json import as_json, from_json
+from lstm_jax.training.data.named import DATASETS, DataSet, File, named_folder, named_text
+from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.data.tokens import read_tokens
+from lstm_jax.training.run_dir.run_dir import RunDir
+
+STRICT = False
+pytestmark = pytest.mark.usefixtures("cache")
+
+ROOT = Path(__file__).parent.parent.parent
+CONTENT = {
+    "train.txt": b"the quick brown fox jumps over the lazy dog . \n" * 40,
+    "valid.txt": b"the lazy dog jumps . \n" * 10,
+    "test.txt": b"the fox \n" * 10,
+}
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A folder on a server of this machine, its address, and the paths that were asked for."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.fixture
+def toy(site, monkeypatch):
+    """A data set of three files in a zip, as WikiText is."""
+    folder, url, _ = site
+    with zipfile.ZipFile(folder / "toy.zip", "w") as archive:
+        for name, content in CONTENT.items():
+            archive.writestr(f"toy/{name}", content)
+    files = [
+        File(name, f"{url}/toy.zip", f"md5:{hashlib.md5(content).hexdigest()}", f"toy/{name}")
+        for name, content in CONTENT.items()
+    ]
+    monkeypatch.setitem(DATASETS, "toy", DataSet("text", tuple(files)))
+    return files
+
+
+def complaint(name="toy", task="text"):
+    with pytest.raises(ConfigError) as error:
+        named_folder(name, task)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_named_text_is_fetched_once_in_its_own_parts(site, cache):
+    text = named_text("toy").read()
+    assert text.train.encode() == CONTENT["train.txt"]
+    assert text.held_out.encode() == CONTENT["valid.txt"]
+    assert text.test.encode() == CONTENT["test.txt"]
+    assert len(site[2]) == 1
+    named_text("toy")
+    assert len(site[2]) == 1
+    assert {path.name for path in (cache / "sets" / "toy").iterdir()} == set(CONTENT)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_test_part_of_a_text_is_reported_on():
+    data = Data(path=Path("name:toy"), unit="token", batch_size=4, sequence_length=8)
+    task = make_dataset(data, seed=0)
+    assert "440 tokens to learn from, 60 held out, 30 to test" in task.summary
+    assert task.test.weights.sum() == 29
+    assert set(task.test_baselines) == set(task.baselines)
+    assert "fox" in task.vocabulary.symbols
+
+
+def test_without_a_network_one_line_says_what_to_put_where(toy, site, cache, capsys, tmp_path):
+    (site[0] / "toy.zip").unlink()
+    flags = ["--data.path", "name:toy", "--workdir", str(tmp_path / "run")]
+    assert main(flags, default_config=ROOT / "configs" / "quickstart.py") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert re.search(f"data.path.*{toy[0].url}.*{cache}", printed.err)
+    assert not (tmp_path / "run").exists()
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_server_that_does_not_answer(monkeypatch):
+    files = tuple(File(name, f"http://127.0.0.1:9/{name}", "md5:0") for name in "abc")
+    monkeypatch.setitem(DATASETS, "toy", DataSet("text", files))
+    message = complaint()
+    assert re.search(r"http://127\.0\.0\.1:9/a\W.*\[Errno \d+\]", message)
+    assert all(f"http://127.0.0.1:9/{name}" in message for name in "abc")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_files_put_there_by_hand_are_used(toy, site, cache, packed):
+    folder = cache / "sets" / "toy"
+    folder.mkdir(parents=True)
+    archive = (site[0] / "toy.zip").read_bytes()
+    (site[0] / "toy.zip").unlink()
+    if packed:
+        (folder / "toy.zip").write_bytes(archive)
+    else:
+        for name, content in CONTENT.items():
+            (folder / name).write_bytes(content)
+    assert named_text("toy").read().train.encode() == CONTENT["train.txt"]
+    assert (folder / "toy.zip").exists() == packed
+
+
+def test_a_wrong_file_put_there_by_hand(toy, cache):
+    named_folder("toy", "text")
+    path = cache / "sets" / "toy" / "valid.txt"
+    path.write_bytes(b"other")
+    expected, got = toy[1].checksum[4:], hashlib.md5(b"other").hexdigest()
+    assert re.search(rf"{path}.*md5.*{expected}.*valid\.txt.*{got}", complaint())
+    assert path.read_bytes() == b"other"
+
+
+def test_a_wrong_or_torn_download_does_not_get_into_the_cache(toy, site, cache):
+    archive = site[0] / "toy.zip"
+    whole = archive.read_bytes()
+    for content in (whole[: len(whole) // 2], b"<html>please log in</html>"):
+        archive.write_bytes(content)
+        assert re.search(f"{toy[0].url}.*{cache}/sets/toy/toy.zip", complaint())
+    with zipfile.ZipFile(archive, "w") as other:
+        other.writestr("toy/train.txt", "other")
+    assert re.search(rf"md5.*{toy[0].checksum[4:]}.*train\.txt", complaint())
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_download_that_breaks_off(site, cache, monkeypatch):
+    folder, url, _ = site
+    (folder / "a").write_bytes(b"x" * 100)
+
+    def short(self, source, output):
+        output.write(source.read()[:50])
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", short)
+    monkeypatch.setitem(DATASETS, "toy", DataSet("text", (File("a", f"{url}/a", "md5:0"),)))
+    assert re.search(rf"{url}/a\W.*\b50\b.*\b100\b", complaint())
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_single_file_is_cut_where_the_field_cuts_it(site, monkeypatch):
+    folder, url, _ = site
+    content = bytes(range(256)) * 4
+    (folder / "one.gz").write_bytes(gzip.compress(content))
+    file = File("one", f"{url}/one.gz", f"sha256:{hashlib.sha256(content).hexdigest()}")
+    monkeypatch.setitem(DATASETS, "toy", DataSet("text", (file,), (900, 960), "latin-1"))
+    read = read_tokens(Data(path=Path("name:toy")))
+    assert [len(part) for part in (read.train, read.held_out, read.test)] == [900, 60, 64]
+    assert len(read.vocabulary) == 257  # bytes, and the unknown
+
+
+def test_names_that_are_none():
+    known = "name:text8.*name:enwik8.*name:wikitext-103.*name:ptb"
+    assert re.search(f"{known}.*'text'.*name:nope", complaint("nope"))
+    assert re.search("name:mnist.*'images'.*name:ptb", complaint("ptb", "images"))
+    assert re.search("'text'.*name:mnist", complaint("mnist"))
+    with pytest.raises(ConfigError, match=r"data\.path.*'arrays'.*hf:a"):
+        make_dataset(Data(task="arrays", path=Path("hf:a")), seed=0)
+    with pytest.raises(ConfigError, match=r"data\.path.*'arrays'.*name:ptb"):
+        make_dataset(Data(task="arrays", path=Path("name:ptb")), seed=0)
+
+
+def test_images_by_name(site, monkeypatch):
+    folder, url, _ = site
+    files = []
+    for name, array in {
+        "train-images-idx3-ubyte": np.zeros((24, 4, 3)),
+        "train-labels-idx1-ubyte": np.arange(24) % 3,
+        "t10k-images-idx3-ubyte": np.zeros((6, 4, 3)),
+        "t10k-labels-idx1-ubyte": np.arange(6) % 3,
+    }.items():
+        header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        content = header + array.astype(np.uint8).tobytes()
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        digest = hashlib.sha256(content).hexdigest()
+        files.append(File(name, f"{url}/{name}.gz", f"sha256:{digest}"))
+    assert {file.name for file in DATASETS["mnist"].files} == {file.name for file in files}
+    monkeypatch.setitem(DATASETS, "toy", DataSet("images", tuple(files)))
+    task = make_dataset(Data(task="images", path=Path("name:toy"), batch_size=2), seed=0)
+    assert "6 to test" in task.summary
+
+
+@pytest.mark.parametrize("data_set", DATASETS.values(), ids=DATASETS)
+def test_the_table(data_set):
+    assert len(data_set.files) == {"images": 4, "text": 1 if data_set.cuts else 3}[data_set.task]
+    for file in data_set.files:
+        algorithm, digest = file.checksum.split(":")
+        assert len(digest) == 2 * hashlib.new(algorithm).digest_size
+        assert file.url.startswith("https://")
+        assert bool(file.member) == file.url.endswith(".zip")
+
+
+@pytest.mark.parametrize("name", ["name:text8", "hf:owner/set:config"])
+def test_a_name_in_place_of_a_path_survives(tmp_path, name):
+    default = ROOT / "configs" / "quickstart.py"
+    flags = ["--data.path", name, "--workdir", str(tmp_path / "run")]
+    experiment = locate(parse(flags, default).experiment)
+    assert as_json(experiment)["data"]["path"] == name
+    assert from_json(as_json(experiment)) == experiment
+    experiment.run_dir.mkdir()
+    RunDir(experiment.run_dir).begin(experiment)
+    RunDir(experiment.run_dir).check(experiment)
+    with pytest.raises(ConfigError, match=r"data\.path.*\btext8\b.*name:"):
+        locate(parse(["--data.path", "text8"], default).experiment)
+
+
+# The hub
+
+
+class Split(list):
+    """Rows as the package gives them."""
+
+    @property
+    def column_names(self):
+        return list(self[0])
+
+    def iter(self, batch_size):
+        for n in range(0, len(self), batch_size):
+            yield {name: [row[name] for row in self[n : n + batch_size]] for name in self[0]}
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The package, with one data set; and what was asked of it."""
+    sets = {
+        "own/all": {
+            name: Split({"text": text, "id": 0} for text in texts)
+            for name, texts in {
+                "train": ["one two\n", "", "three é"] * 400,
+                "validation": ["one"] * 40,
+                "test": ["two"] * 20,
+            }.items()
+        },
+        "own/train": {"train": Split([{"text": "a b c d e"}] * 100)},
+        "own/images": {"train": Split([{"pixels": 0}])},
+        "own/test": {"test": Split([{"text": ""}])},
+    }
+    asked = []
+
+    def load_dataset(path, config):
+        asked.append((path, config))
+        if path not in sets:
+            raise FileNotFoundError(f"Dataset '{path}' doesn't exist on the Hub.\nMore.")
+        return sets[path]
+
+    package = types.ModuleType("datasets")
+    package.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", package)
+    return asked
+
+
+def test_a_text_of_the_hub(hub, cache):
+    data = Data(path=Path("hf:own/all:plain"), unit="word", batch_size=4, sequence_length=8)
+    read = read_tokens(data)
+    assert hub == [("own/all", "plain")]
+    assert read.vocabulary.symbols == ("\ufffd", "\n", "one", "three", "two", "é")
+    assert read.vocabulary.decode(read.train[:7]) == "one two \n \n three é \n"
+    assert [len(part) for part in (read.held_out, read.test)] == [80, 40]
+    again = read_tokens(data)
+    assert len(hub) == 1  # from the cache, and so without a network
+    assert (again.train == read.train).all()
+    assert read.name == "hf:own/all:plain"
+
+
+def test_a_hub_text_without_other_parts_is_split_nine_to_one(hub):
+    read = read_tokens(Data(path=Path("hf:own/train")))
+    assert [len(part) for part in (read.train, read.held_out, read.test)] == [900, 100, 0]
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("own/none", "'own/none'.*hf:NAME:CONFIG"),
+        ("own/images", r"\['pixels'\].*'text'"),
+        ("own/test", r"\['test'\].*\btrain\b"),
+    ],
+)
+def test_hub_texts_that_cannot_be_used(name, facts, cache):
+    with pytest.raises(ConfigError, match=rf"data\.path.*hf:{name}\b.*{facts}"):
+        read_tokens(Data(path=Path(f"hf:{name}")))
+    assert not cache.exists()
+
+
+def test_without_the_package_a_hint_says_how_to_install_it(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    flags = ["--data.path", "hf:own/all", "--workdir", str(tmp_path / "run")]
+    assert main(flags, default_config=ROOT / "configs" / "quickstart.py") == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert re.search(r"data\.path.*hf:own/all.*\bdatasets\b", printed.err)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,183 @@
+"""Several processes on one machine, as a person starts them, against one with as many devices."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lstm_jax.training.config import ConfigError, Mesh
+from lstm_jax.training.metrics import MACHINE
+from lstm_jax.training.parallel.processes import several, start
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = """
+from pathlib import Path
+
+from lstm_jax.training.config import *
+
+config = Experiment(
+    model=Model(hidden_size=8, embedding_size=4),
+    data=Data(path=Path({text!r}), batch_size=4, sequence_length=8, reset_probability=0.2),
+    optimizer=Optimizer(warmup_steps=0, schedule="constant"),
+    train=Train(steps=8, log_every=2, eval_every=4, checkpoint_every=4, steps_per_dispatch=2),
+    mesh=Mesh(parameters="sharded"),
+    sample=Sample(prompt="the ", length=5),
+)
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    text, path = tmp_path / "text.txt", tmp_path / "config.py"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    path.write_text(CONFIG.format(text=str(text)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def none_is_left():
+    """A process that waits for another that failed would wait for minutes."""
+    yield
+    while begun:
+        process = begun.pop()
+        process.kill()
+        process.communicate()
+
+
+begun = []
+
+
+def begin(config, devices, *args):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    command = [sys.executable, "train.py", str(config), *map(str, args)]
+    pipe = subprocess.PIPE
+    begun.append(
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    )
+    return begun[-1]
+
+
+def end(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-4000:]
+    return out
+
+
+def begin_both(config, *args):
+    """Two processes of one device each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [
+        begin(
+            config, 1, *args, "--mesh.coordinator-address", address, "--mesh.num-processes", 2,
+            "--mesh.process-id", i,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+
+
+def together(config, *args):
+    """What two processes printed."""
+    return [end(process) for process in begin_both(config, *args)]
+
+
+def figures(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in MACHINE} for line in lines]
+
+
+def test_two_processes_train_save_and_resume_as_one_with_two_devices(tmp_path, config):
+    one, two = tmp_path / "one", tmp_path / "two"
+    end(begin(config, 2, "--workdir", one))
+    together(config, "--workdir", two, "--train.steps", 4)
+    first, second = together(config, "--workdir", two)
+    assert "resuming from step 4" in first
+    assert "best, of step 8" in first
+    assert "step" not in second  # one speaks
+    got, want = figures(two), figures(one)
+    assert [line["step"] for line in got] == [2, 4, 4, 6, 8, 8]
+    for ours, theirs in zip(got, want, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    samples = [(folder / "samples.txt").read_text() for folder in (one, two)]
+    assert samples[0] == samples[1]
+    assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
+
+
+@pytest.mark.nightly
+def test_a_signal_to_one_process_stops_both_and_they_go_on(tmp_path, config):
+    """After a while in which both the newest and the best model are saved most of the time."""
+    folder = tmp_path / "run"
+    processes = begin_both(config, "--workdir", folder, "--train.steps", 100_000)
+    lines = folder / "metrics.jsonl"
+    for _ in range(3000):
+        if lines.exists() and lines.read_text().count("\n") > 60:
+            break
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = map(end, processes)
+    stopped = re.search(
+        r"Received a signal to another process: saved a checkpoint at step ([\d,]+)\.", first
+    )
+    assert stopped, first
+    assert "Received" not in second  # one speaks
+    step = int(stopped[1].replace(",", ""))
+    first, _ = together(config, "--workdir", folder, "--train.steps", step + 4)
+    assert f"resuming from step {step:,}" in first
+
+
+FAILS = """
+import sys
+from lstm_jax.training.parallel import processes as distributed
+distributed.SECONDS_TO_END = 2
+if sys.argv[-1] == "1":
+    from lstm_jax.training.errors import RunError
+    from lstm_jax.training.run_dir.run_dir import RunDir
+    def sync(self):
+        raise RunError("no room for the second process.")
+    RunDir.sync = sync
+"""
+
+
+def test_a_process_that_fails_ends_the_others(tmp_path, config):
+    config.write_text(config.read_text() + FAILS)
+    first, second = begin_both(config, "--workdir", tmp_path / "run")
+    assert "error: no room for the second process." in second.communicate(timeout=200)[1]
+    assert "another task died" in first.communicate(timeout=200)[1]
+    assert first.returncode != 0 != second.returncode
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_one_of_several"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # a batch script, outside srun
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "a[1-2]"}, True),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "a1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
+    ],
+)
+def test_who_is_one_of_several(environment, is_one_of_several):
+    assert several(environment) == is_one_of_several
+
+
+def test_processes_that_cannot_meet_say_what_to_pass(monkeypatch):
+    def initialize(*args, **kwargs):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(
+        ConfigError,
+        match=r"mesh\.coordinator_address.*coordinator_address.*--mesh\.coordinator-address HOST:PORT",
+    ):
+        start(Mesh(coordinator_address="auto"))
+    start(Mesh())  # nothing to meet
