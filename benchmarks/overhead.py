@@ -25,7 +25,7 @@ from lstm_jax.training.data.dataset import Task
 from lstm_jax.training.data.tasks import make_dataset
 from lstm_jax.training.fit import Trainer
 from lstm_jax.training.program import Program, make_program
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 
 SIZES = {"1 ms": (64, 16, 16, 10), "10 ms": (160, 32, 32, 10)}
 """Hidden size, batch, sequence length, steps a dispatch."""

@@ -60,7 +60,7 @@ def ran(monkeypatch):
 def stand_in(experiment):
     """Leaves behind what a run does; a learning rate above 1 diverges."""
     from lstm_jax.training.model import Sizes
-    from lstm_jax.training.run_dir.run_dir import RunDir
+    from lstm_jax.training.run_dir import RunDir
 
     folder, loss = RunDir(experiment.run_dir), 1 / experiment.model.hidden_size
     folder.path.mkdir(parents=True, exist_ok=True)

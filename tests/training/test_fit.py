@@ -29,7 +29,7 @@ from lstm_jax.training.fit import train
 from lstm_jax.training.inference import evaluate_saved, load
 from lstm_jax.training.metrics import MACHINE
 from lstm_jax.training.model import Sizes
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from tests.cases import nightly
 
 STRICT = False

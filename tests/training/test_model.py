@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from lstm_jax.training.generate import generate
 
 from lstm_jax.training import config
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.text import rows
 from lstm_jax.training.data.vocabulary import Vocabulary
-from lstm_jax.training.generate import generate
 from lstm_jax.training.model import SequenceModel, Sizes, make_model
 from lstm_jax.training.optimizer import decays, make_optimizer
 from lstm_jax.training.train_state import TrainState
@@ -111,7 +111,7 @@ def test_numbers_in_both_directions():
     assert_close(outputs[:3, 1:2], alone, atol=1e-5)
 
 
-def test_tied_embeddings_read_out_with_the_embedding():
+def test_tied_embeddings_are_the_output_layer_with_the_embedding():
     tied = config.Model(hidden_size=6, embedding_size=6, tied_embeddings=True)
     _, params = make_model(SIZES, tied, seed=0)
     assert sorted(params) == ["bias", "embedding", "lstm"]
@@ -298,7 +298,7 @@ def test_the_gradients_of_bfloat16_sum_over_many_tokens(tied):
         return jax.jit(jax.grad(loss))(params)
 
     got, want = gradient("bfloat16"), gradient("float32")
-    for name in ("embedding.embedding", "bias" if tied else "read_out.bias"):
+    for name in ("embedding.embedding", "bias" if tied else "output_layer.bias"):
         a, b = got, want
         for key in name.split("."):
             a, b = a[key], b[key]

@@ -25,7 +25,7 @@ from lstm_jax.training.config import ConfigError, Data, Model, Optimizer, Sample
 from lstm_jax.training.errors import NotFiniteError, RunError
 from lstm_jax.training.fit import train
 from lstm_jax.training.inference import load
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from tests.cases import nightly
 from tests.training.test_fit import figures, small, text_data
 
@@ -297,8 +297,8 @@ def test_a_checkpoint_of_another_network_is_refused_with_its_arrays(tmp_path, mo
 
         def start():
             state = made.start()
-            kernel = state.params["read_out"]["kernel"][:, :0]
-            return state._replace(params=state.params | {"read_out": {"kernel": kernel}})
+            kernel = state.params["output_layer"]["kernel"][:, :0]
+            return state._replace(params=state.params | {"output_layer": {"kernel": kernel}})
 
         return made._replace(start=start)
 
@@ -307,8 +307,8 @@ def test_a_checkpoint_of_another_network_is_refused_with_its_arrays(tmp_path, mo
         train(dataclasses.replace(experiment, train=longer))
     for names in (
         "checkpoints/24",
-        r"params\.read_out\.bias\b.*float32\[1\]",
-        r"params\.read_out\.kernel\b.*float32\[8, 1\].*float32\[8, 0\]",
+        r"params\.output_layer\.bias\b.*float32\[1\]",
+        r"params\.output_layer\.kernel\b.*float32\[8, 1\].*float32\[8, 0\]",
     ):
         assert re.search(names, str(error.value))
 

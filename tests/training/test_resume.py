@@ -26,9 +26,9 @@ from lstm_jax.training.errors import RunError
 from lstm_jax.training.fit import train
 from lstm_jax.training.inference import evaluate_saved, load
 from lstm_jax.training.optimizer import learning_rate, make_optimizer, make_schedule
+from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.run_dir import run_dir as run
 from lstm_jax.training.run_dir.lock import LOCK, SOFT_LOCK, locked
-from lstm_jax.training.run_dir.run_dir import RunDir
 from lstm_jax.training.run_dir.samples import entry, split
 from tests.cases import nightly
 from tests.training.checkpointing.test_damage import content

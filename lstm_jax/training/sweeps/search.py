@@ -1,4 +1,4 @@
-"""A search with Optuna: it chooses the overrides, :class:`~lstm_jax.training.sweeps.sweep.Sweep` runs them."""
+"""A search with Optuna, which chooses the overrides of the runs of a sweep."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

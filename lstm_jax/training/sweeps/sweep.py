@@ -7,10 +7,11 @@ from typing import Any
 
 from lstm_jax.training.config import ConfigError, Experiment, locate
 from lstm_jax.training.config.overrides import apply, folder_name
-from lstm_jax.training.metrics import METRICS, duration
+from lstm_jax.training.metrics import METRICS
 from lstm_jax.training.monitoring import console as output
+from lstm_jax.training.monitoring.clock import duration
 from lstm_jax.training.monitoring.plots import plot_sweep
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.sweeps.child import STATUS, Children
 
 TABLE, PLOT = "sweep.md", "sweep.png"
@@ -42,7 +43,7 @@ class Run:
     def loss(self) -> float:
         """What runs are compared by, as evaluations are within a run; infinite if it is not complete."""
         result = self.result()
-        return result["figures"]["eval/loss"] if result is not None else float("inf")
+        return result["metrics"]["eval/loss"] if result is not None else float("inf")
 
 
 class Sweep:
@@ -128,7 +129,7 @@ class Sweep:
     def table(self) -> str:
         """All runs in Markdown; the one of the least held-out loss is marked."""
         results = {name: run.result() for name, run in self.runs.items()}
-        units = sorted({METRICS[r["figure"]][0] for r in results.values() if r is not None})
+        units = sorted({METRICS[r["metric"]].unit for r in results.values() if r is not None})
         unit = " or ".join(units) or "figure"
         best = self.best()
         rows = [["run", "best step", "held-out loss", unit, f"test: {unit}", "time", "status"]]
@@ -146,14 +147,14 @@ class Sweep:
         """``sweep.png``: the held-out curves of all runs, the best first."""
         runs = sorted(self.runs.values(), key=Run.loss)
         result = runs[0].result() if runs else None
-        figure = result["figure"] if result is not None else "loss"
+        figure = result["metric"] if result is not None else "loss"
         curves = []
         for run in runs:
             lines = [line for line in run.folder.metrics() if f"eval/{figure}" in line]
             points = [(line["step"], line[f"eval/{figure}"]) for line in lines]
             label = run.name if run.status == "complete" else f"{run.name} ({run.status})"
             curves.append((label, points, run.result() is not None))
-        unit = METRICS[figure][0] if figure in METRICS else figure
+        unit = METRICS[figure].unit if figure in METRICS else figure
         RunDir(self.folder).replace(PLOT, plot_sweep(curves, f"validation: {unit}"))
 
 
@@ -161,12 +162,12 @@ def _cells(result: dict[str, Any] | None) -> list[str]:
     """Best step, loss, figure, test figure, time; empty for a run that is not complete."""
     if result is None:
         return [""] * 5
-    figures, figure = result["figures"], result["figure"]
-    test = figures.get(f"test/{figure}")
+    metrics, metric = result["metrics"], result["metric"]
+    test = metrics.get(f"test/{metric}")
     return [
         f"{result['step']:,}",
-        f"{figures['eval/loss']:.4f}",
-        f"{figures[f'eval/{figure}']:.4f}",
+        f"{metrics['eval/loss']:.4f}",
+        f"{metrics[f'eval/{metric}']:.4f}",
         "" if test is None else f"{test:.4f}",
         duration(result["seconds"]),
     ]

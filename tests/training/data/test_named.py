@@ -19,7 +19,7 @@ from lstm_jax.training.config.json import as_json, from_json
 from lstm_jax.training.data.named import DATASETS, DataSet, File, named_folder, named_text
 from lstm_jax.training.data.tasks import make_dataset
 from lstm_jax.training.data.tokens import read_tokens
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 
 STRICT = False
 pytestmark = pytest.mark.usefixtures("cache")

@@ -106,7 +106,7 @@ def test_norms_by_layer_are_those_of_the_whole(tmp_path):
     lines = [line for line in figures(experiment) if "train/loss" in line]
     names = {name for name in lines[0] if "/parameter_norm/" in name}
     arrays = {n.removeprefix("train/parameter_norm/") for n in names}
-    assert {"lstm.l0f.w_h", "read_out.kernel"} <= arrays
+    assert {"lstm.l0f.w_h", "output_layer.kernel"} <= arrays
     assert {n.replace("parameter", "gradient") for n in names} < set(lines[0])
     plain = [
         {name: value for name, value in line.items() if "_norm/" not in name}

@@ -139,7 +139,7 @@ from lstm_jax.training.parallel import processes as distributed
 distributed.SECONDS_TO_END = 2
 if sys.argv[-1] == "1":
     from lstm_jax.training.errors import RunError
-    from lstm_jax.training.run_dir.run_dir import RunDir
+    from lstm_jax.training.run_dir import RunDir
     def sync(self):
         raise RunError("no room for the second process.")
     RunDir.sync = sync

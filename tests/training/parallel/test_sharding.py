@@ -18,7 +18,7 @@ from lstm_jax.training.fit import train
 from lstm_jax.training.metrics import MACHINE
 from lstm_jax.training.parallel.layout import make_mesh, rows_here, spread
 from lstm_jax.training.program import make_program
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from tests.cases import nightly
 from tests.hlo import collectives_in_loops
 
@@ -184,7 +184,7 @@ def test_where_the_state_lies(data):
     assert sharded["lstm"]["l0f"]["w_x"] == P("data", None)
     assert sharded["lstm"]["l1f"]["w_h"] == P("data", None)
     assert sharded["lstm"]["l1f"]["bias"] == P()
-    assert sharded["read_out"]["kernel"] == P("data", None)  # 29 symbols do not divide
+    assert sharded["output_layer"]["kernel"] == P("data", None)  # 29 symbols do not divide
     both = specs(Mesh(model=2, parameters="sharded"))
     assert both.params["lstm"]["l1f"]["w_h"] == P(("data", "model"), None)
     assert both.carry[0] == LSTMState(P("data", "model"), P("data", "model"))

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lstm_jax.training.cli import main
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.sweeps.child import Children
 from tests.training.conftest import stand_in, table_in
 

@@ -15,7 +15,7 @@ import pytest
 from lstm_jax.training.cli import main
 from lstm_jax.training.metrics import MACHINE
 from lstm_jax.training.monitoring import plots
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.sweeps.child import Children
 from tests.training.conftest import stand_in, table_in
 
