@@ -19,31 +19,32 @@ from pathlib import Path
 from statistics import median
 
 import jax
+import numpy as np
 
 from lstm_jax.training.config import Data, Experiment, Mesh, Model, Train
-from lstm_jax.training.data.dataset import Task
-from lstm_jax.training.data.tasks import make_dataset
-from lstm_jax.training.fit import Trainer
+from lstm_jax.training.data import make_dataset
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.data.sequences import stack
+from lstm_jax.training.hooks import Hook, default_hooks
+from lstm_jax.training.loop import fit
 from lstm_jax.training.program import Program, make_program
-from lstm_jax.training.run_dir import RunDir
 
 SIZES = {"1 ms": (64, 16, 16, 10), "10 ms": (160, 32, 32, 10)}
 """Hidden size, batch, sequence length, steps a dispatch."""
 WARM = 100
 
 
-class Timed(Trainer):
-    """A trainer that notes when its first hundred steps and its last were dispatched and done."""
+class Timed(Hook):
+    """Notes when the first hundred steps and the last ones were done."""
 
-    def _dispatches(self):
-        for done, batches in super()._dispatches():
-            yield done, batches
-            if done == WARM:
-                jax.block_until_ready(self.state)
-                self.began = time.perf_counter()
-            if done == self.experiment.train.steps - self.experiment.train.steps_per_dispatch:
-                jax.block_until_ready(self.state)
-                self.ended = time.perf_counter()
+    def before_steps(self, run, first, n):
+        """Waits for the device where the measured steps begin and end."""
+        if first == WARM + 1:
+            jax.block_until_ready(run.state)
+            self.started = time.perf_counter()
+        if first == run.config.train.steps - n + 1:
+            jax.block_until_ready(run.state)
+            self.ended = time.perf_counter()
 
 
 def experiment_of(size: str, steps: int, checkpoint_every: int) -> Experiment:
@@ -64,14 +65,15 @@ def experiment_of(size: str, steps: int, checkpoint_every: int) -> Experiment:
     )
 
 
-def bare(experiment: Experiment, task: Task, program: Program) -> float:
+def bare(experiment: Experiment, dataset: Dataset, program: Program) -> float:
     """Seconds a step of the compiled function alone."""
     n, steps = experiment.train.steps_per_dispatch, experiment.train.steps
-    assert task.batches is not None
-    batch = jax.device_put(task.batches(0, n))
-    state = program.start()
+    assert dataset.batch is not None
+    rows = np.arange(experiment.data.batch_size)
+    batch = jax.device_put(stack([dataset.batch(step, rows) for step in range(n)]))
+    state = program.init()
     for done in range(n, steps + 1, n):
-        state, _ = program.update(state, batch)
+        state, _ = program.train_steps(state, batch)
         if done == WARM:
             jax.block_until_ready(state)
             began = time.perf_counter()
@@ -81,16 +83,14 @@ def bare(experiment: Experiment, task: Task, program: Program) -> float:
     raise AssertionError
 
 
-def in_the_loop(experiment: Experiment, task: Task, program: Program) -> float:
+def in_the_loop(experiment: Experiment, dataset: Dataset) -> float:
     """Seconds a step of the same in the trainer."""
+    timed = Timed()
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         experiment = replace(experiment, workdir=Path(name) / "run")
-        folder = RunDir(experiment.run_dir)
-        with folder.held(warn=print):
-            trainer = Timed(experiment, task, program, folder)
-            trainer.run()
+        fit(experiment, dataset=dataset, hooks=[*default_hooks(experiment), timed])
     run = experiment.train
-    return (trainer.ended - trainer.began) / (run.steps - run.steps_per_dispatch - WARM)
+    return (timed.ended - timed.started) / (run.steps - run.steps_per_dispatch - WARM)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -102,17 +102,17 @@ def main(argv: list[str] | None = None) -> None:
     steps = arguments.steps
     for size in SIZES:
         plain, saving = (experiment_of(size, steps, every) for every in (steps, 100))
-        task = make_dataset(plain.data, plain.seed)
-        program = make_program(plain, task, jax.devices())
+        dataset = make_dataset(plain)
+        program = make_program(plain, dataset, jax.devices())
         samples = []
-        with jax.set_mesh(program.mesh):
-            bare(plain, task, program)  # compiles
+        with jax.set_mesh(program.layout.mesh):
+            bare(plain, dataset, program)  # compiles
             for _ in range(arguments.rounds):
                 samples.append(
                     (
-                        bare(plain, task, program),
-                        in_the_loop(plain, task, program),
-                        in_the_loop(saving, task, program),
+                        bare(plain, dataset, program),
+                        in_the_loop(plain, dataset),
+                        in_the_loop(saving, dataset),
                     )
                 )
         step, loop, saved = (1e3 * median(column) for column in zip(*samples, strict=True))

@@ -8,7 +8,7 @@ _MODULES = {
     "Dataset": "data.dataset",
     "Hook": "hooks",
     "default_hooks": "hooks",
-    "fit": "fit",
+    "fit": "loop",
     "load": "inference",
 }
 

@@ -125,10 +125,10 @@ def parse(argv: Sequence[str], default_config: Path) -> Request:
 
 def train(experiment: Experiment) -> int:
     """Trains. Returns the exit code: 1 if training failed."""
-    from lstm_jax.training.fit import train
+    from lstm_jax.training.loop import fit
 
     try:
-        train(experiment)
+        fit(experiment)
     except RunError as error:
         complain(f"error: {error}")
         return 1
@@ -221,9 +221,9 @@ def evaluate(args: Sequence[str]) -> int:
 
     run, data_path = tyro.cli(command, prog="python train.py evaluate", args=list(args))
     local_path("RUN", run)  # an error here needs no slow imports
-    from lstm_jax.training.inference import evaluate_saved
+    from lstm_jax.training import inference
 
-    for line in evaluate_saved(run, data_path):
+    for line in inference.evaluate(run, data_path):
         say(line)
     return int(has_failed())
 
@@ -244,8 +244,7 @@ def generate(args: Sequence[str]) -> int:
 
     run, sample = tyro.cli(command, prog="python train.py generate", args=list(args))
     local_path("RUN", run)
-    from lstm_jax.training.generate import generate
-    from lstm_jax.training.inference import load
+    from lstm_jax.training.inference import generate, load
 
     saved = load(run)
     if saved.vocabulary is None:

@@ -1,5 +1,6 @@
 """What happens besides training: console, samples, plots, trackers, profiles, early stopping."""
 
+# ruff: noqa: D102 (the base class documents the methods)
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

@@ -20,7 +20,7 @@ def make_optimizer(
     2013, On the difficulty of training recurrent neural networks, §3.2).
     """
     row = OPTIMIZERS[settings.name]
-    given = {name: getattr(settings, name) for name in row.arguments}
+    given = {name: getattr(settings, name, None) for name in row.arguments}
     arguments = {name: value for name, value in given.items() if value is not None}
     if "weight_decay" in arguments:
         arguments["mask"] = is_decayed

@@ -1,4 +1,4 @@
-"""A run while it trains: its state, and what the loop of :mod:`lstm_jax.training.fit` does with it."""
+"""A run while it trains: its state, and what the loop of :mod:`lstm_jax.training.loop` does with it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

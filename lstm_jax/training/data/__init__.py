@@ -1,1 +1,7 @@
-"""Corpora and tasks: where batches come from."""
+"""Datasets."""
+
+
+def make_dataset(config):
+    from lstm_jax.training.data.tasks import make_dataset
+
+    return make_dataset(config.data, config.seed)

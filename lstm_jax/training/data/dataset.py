@@ -64,3 +64,13 @@ class Dataset:
         for leaf in jax.tree.leaves((self.eval, self.test)):
             digest.update(np.asarray(leaf).tobytes())
         return digest.hexdigest()[:16] + self.digest[:16]
+
+    @property
+    def batch(self):
+        if self.batches is None:
+            return None
+
+        def batch(step, rows):
+            return jax.tree.map(lambda a: a[0], self.batches(step, 1, rows))
+
+        return batch

@@ -230,7 +230,7 @@ def test_a_result_counts_for_its_own_experiment_alone(config, tmp_path, ran):
     run = RunDir(folder / "seed=0")
     experiment = run.experiment()
     assert run.result(experiment) is not None
-    run.begin(experiment)  # it goes on: it is complete when it says so again
+    run.start(experiment)  # it goes on: it is complete when it says so again
     assert run.result(experiment) is None
     (folder / "seed=0" / "result.json").write_text('{"step": 8, "fig')
     assert run.result(experiment) is None
