@@ -16,7 +16,7 @@ from lstm_jax.training.config import ConfigError, Mesh
 from lstm_jax.training.metrics import MACHINE
 from lstm_jax.training.parallel.processes import several, start
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 CONFIG = """
 from pathlib import Path
 

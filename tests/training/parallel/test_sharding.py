@@ -235,7 +235,7 @@ def test_the_config_of_a_mesh(data):
         small(data["text"], Mesh(model=3))
     with pytest.raises(ConfigError, match=r"mesh\.num_processes\b.*mesh\.coordinator_address\b"):
         Mesh(coordinator_address="localhost:1234")
-    with pytest.raises(ConfigError, match=r"mesh\.process\b.*mesh\.num_processes\b.*\b2\b"):
+    with pytest.raises(ConfigError, match=r"mesh\.process_id\b.*mesh\.num_processes\b.*\b2\b"):
         Mesh(coordinator_address="localhost:1234", num_processes=2, process_id=2)
     mesh = make_mesh(
         small(data["text"], Mesh(data=2, model=2, axis_types="explicit")), jax.devices()
