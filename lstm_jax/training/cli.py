@@ -35,7 +35,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Action:
-    """What ``train`` does with an experiment. By default it trains once."""
+    """Flags of ``train`` that are no fields of the experiment. By default it trains once."""
 
     sweep: Annotated[
         tyro.conf.FlagCreatePairsOff[bool],
