@@ -70,7 +70,9 @@ def run(tmp_path_factory):
     """A finished run, and what it printed."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 50)
-    result = train("--data.path", str(folder / "text.txt"), "--workdir", str(folder / "run"), *SMALL)
+    result = train(
+        "--data.path", str(folder / "text.txt"), "--workdir", str(folder / "run"), *SMALL
+    )
     assert result.returncode == 0, result.stderr
     return folder / "run", result.stdout
 
