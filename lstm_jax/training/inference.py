@@ -150,8 +150,7 @@ def _draw(
 
 
 def _open(run_dir: str | Path) -> RunDir:
-    path = Path(run_dir)
-    return RunDir(local_path("RUN", path) or path)
+    return RunDir(local_path("RUN", Path(run_dir)))
 
 
 def _best(

@@ -11,7 +11,7 @@ from lstm_jax.training.config import ConfigError, local_path
 def cache_dir() -> Path:
     """``$LSTM_JAX_CACHE``, or ``lstm_jax`` in ``$XDG_CACHE_HOME``, which is ``~/.cache`` by default."""
     if own := os.environ.get("LSTM_JAX_CACHE"):
-        return (local_path("LSTM_JAX_CACHE", Path(own)) or Path(own)).absolute()
+        return local_path("LSTM_JAX_CACHE", Path(own)).absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "lstm_jax"
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lstm_jax.training.config import ConfigError, Data, named_source
-from lstm_jax.training.config.schema import NEED_A_PATH
 from lstm_jax.training.data.arrays import arrays_dataset
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.generated import generated_dataset
@@ -12,6 +11,7 @@ from lstm_jax.training.data.images import images_dataset
 from lstm_jax.training.data.named import named_folder
 from lstm_jax.training.data.piano_roll import piano_roll_dataset
 from lstm_jax.training.data.text import text_dataset
+from lstm_jax.training.registry import TASKS as ROWS
 
 TASKS: dict[str, Callable[[Data, int], Dataset]] = {
     "text": text_dataset,
@@ -32,7 +32,7 @@ def make_dataset(data: Data, seed: int) -> Dataset:
       ConfigError: if its data cannot be used.
     """
     source = None if data.path is None else named_source(data.path)
-    if source is not None and data.task in NEED_A_PATH:
+    if source is not None and ROWS[data.task].needs_path:
         kind, name = source
         if kind != "name":
             raise ConfigError(

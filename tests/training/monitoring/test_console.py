@@ -130,7 +130,7 @@ def test_a_url_is_refused(tmp_path, monkeypatch, capsys, url):
             assert main(args, default_config=ROOT / "configs" / "quickstart.py") == 2
         message = " ".join(re.sub("[│─╭╮╰╯]+", "", capsys.readouterr().err).split())
         assert url in message
-        assert "Use a local one and copy it" in message
+        assert "rclone sync" in message
     assert list(tmp_path.iterdir()) == []
 
 
