@@ -220,7 +220,7 @@ def sweep(request: Request) -> int:
     for overrides in runs:
         sweep.add(overrides)
     with Children(train) as children:
-        sweep.go_through(children)
+        sweep.run_all(children)
         return sweep.report(children.stopped)
 
 
