@@ -162,7 +162,7 @@ def measure_trainer(count: int = 1) -> dict:
     from lstm_jax.training.parallel.layout import abstract, batch_shardings
     from lstm_jax.training.program import make_program
 
-    task, batches = outline(config.data, config.seed, config.train.steps_per_dispatch)
+    task, batches = outline(config)
     program = make_program(config, task, devices(count))
     batches = abstract(batches, batch_shardings(program.mesh, batches))
     steps = config.data.sequence_length

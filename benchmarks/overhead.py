@@ -19,10 +19,12 @@ from pathlib import Path
 from statistics import median
 
 import jax
+import numpy as np
 
 from lstm_jax.training.config import Data, Experiment, Mesh, Model, Train
-from lstm_jax.training.data.dataset import Task
-from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.data.make import make_dataset
+from lstm_jax.training.data.sequences import stack
 from lstm_jax.training.fit import Trainer
 from lstm_jax.training.program import Program, make_program
 from lstm_jax.training.run_dir.run_dir import RunDir
@@ -64,11 +66,12 @@ def experiment_of(size: str, steps: int, checkpoint_every: int) -> Experiment:
     )
 
 
-def bare(experiment: Experiment, task: Task, program: Program) -> float:
+def bare(experiment: Experiment, dataset: Dataset, program: Program) -> float:
     """Seconds a step of the compiled function alone."""
     n, steps = experiment.train.steps_per_dispatch, experiment.train.steps
-    assert task.batches is not None
-    batch = jax.device_put(task.batches(0, n))
+    assert dataset.batch is not None
+    rows = np.arange(experiment.data.batch_size)
+    batch = jax.device_put(stack([dataset.batch(step, rows) for step in range(n)]))
     state = program.start()
     for done in range(n, steps + 1, n):
         state, _ = program.update(state, batch)
@@ -81,13 +84,13 @@ def bare(experiment: Experiment, task: Task, program: Program) -> float:
     raise AssertionError
 
 
-def in_the_loop(experiment: Experiment, task: Task, program: Program) -> float:
+def in_the_loop(experiment: Experiment, dataset: Dataset, program: Program) -> float:
     """Seconds a step of the same in the trainer."""
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         experiment = replace(experiment, workdir=Path(name) / "run")
         folder = RunDir(experiment.run_dir)
         with folder.held(warn=print):
-            trainer = Timed(experiment, task, program, folder)
+            trainer = Timed(experiment, dataset, program, folder)
             trainer.run()
     run = experiment.train
     return (trainer.ended - trainer.began) / (run.steps - run.steps_per_dispatch - WARM)
@@ -102,17 +105,17 @@ def main(argv: list[str] | None = None) -> None:
     steps = arguments.steps
     for size in SIZES:
         plain, saving = (experiment_of(size, steps, every) for every in (steps, 100))
-        task = make_dataset(plain.data, plain.seed)
-        program = make_program(plain, task, jax.devices())
+        dataset = make_dataset(plain)
+        program = make_program(plain, dataset, jax.devices())
         samples = []
         with jax.set_mesh(program.mesh):
-            bare(plain, task, program)  # compiles
+            bare(plain, dataset, program)  # compiles
             for _ in range(arguments.rounds):
                 samples.append(
                     (
-                        bare(plain, task, program),
-                        in_the_loop(plain, task, program),
-                        in_the_loop(saving, task, program),
+                        bare(plain, dataset, program),
+                        in_the_loop(plain, dataset, program),
+                        in_the_loop(saving, dataset, program),
                     )
                 )
         step, loop, saved = (1e3 * median(column) for column in zip(*samples, strict=True))

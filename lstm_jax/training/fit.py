@@ -14,7 +14,8 @@ from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.config.json import as_json, differences
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
-from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.data.make import make_dataset
+from lstm_jax.training.data.sequences import stack
 from lstm_jax.training.errors import NotFiniteError
 from lstm_jax.training.evaluation import (
     Metrics,
@@ -52,7 +53,7 @@ def train(experiment: Experiment) -> dict[str, float] | None:
     """
     started = time.monotonic()
     distributed.start(experiment.mesh)
-    task = make_dataset(experiment.data, experiment.seed)
+    task = make_dataset(experiment)
     program = make_program(experiment, task, jax.devices())
     check(experiment, task)  # before anything is written: what cannot run leaves no directory
     folder = RunDir(experiment.run_dir, writes=distributed.is_first())
@@ -239,8 +240,14 @@ class Trainer:
         B = self.experiment.data.batch_size
         rows = rows_here(self.mesh, B)
         for first in range(self.first, last, n):
-            batches = None if self.task.batches is None else self.task.batches(first, n, rows)
-            yield first + n, None if batches is None else spread(self.mesh, batches, B, rows)
+            batches = None
+            if self.task.batch is not None:
+                indices = np.arange(B) if rows is None else rows
+                batches = stack(
+                    [self.task.batch(step, indices) for step in range(first, first + n)]
+                )
+                batches = spread(self.mesh, batches, B, rows)
+            yield first + n, batches
 
     def _steps(self) -> Metrics:
         """The figures of every step since the last log."""

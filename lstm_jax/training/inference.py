@@ -10,7 +10,7 @@ from flax import nnx
 
 from lstm_jax.training.checkpointing.checkpoints import Checkpoint, Checkpoints
 from lstm_jax.training.config import ConfigError, Experiment, local_path, locate
-from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.data.make import make_dataset
 from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.evaluation import eval_metrics, in_line, parts_of
 from lstm_jax.training.model import SequenceModel, make_model
@@ -74,8 +74,7 @@ def evaluate_saved(run_dir: str | Path, data_path: Path | None = None) -> Iterat
     experiment = folder.experiment()
     graphdef, best = _best(folder, experiment)
     data = experiment.data if data_path is None else replace(experiment.data, path=data_path)
-    data = locate(replace(experiment, data=data)).data
-    task = make_dataset(data, experiment.seed)
+    task = make_dataset(locate(replace(experiment, data=data)))
     folder.check_data(task.fingerprint(), task.vocabulary)
     evaluate = make_evaluation(graphdef, task)
     for part, name, chunks in parts_of(task):

@@ -77,7 +77,7 @@ def run(tmp_path_factory):
 def test_a_small_run_prints_progress_baselines_figures_and_a_sample(run):
     lines = run[1].splitlines()
     assert lines[0] == "quickstart: text.txt"
-    assert lines[1] == "2,025 characters to learn from, 225 held out, 29 symbols"
+    assert lines[1] == "2,025 characters for training, 225 for validation, vocabulary of 29"
     assert any("step      10  loss" in line and "gradient norm" in line for line in lines)
     held_out = [line for line in lines if "held out: model" in line]
     assert len(held_out) == 3

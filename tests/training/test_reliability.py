@@ -371,14 +371,12 @@ def with_nan_at(monkeypatch, step):
     def made(*args):
         task = make(*args)
 
-        def batches(first, n, *rest):
-            batch = task.batches(first, n, *rest)
-            weights = np.array(batch.weights)
-            if first < step <= first + n:
-                weights[step - first - 1] = np.nan
-            return batch._replace(weights=weights)
+        def batch(number, rows):
+            batch = task.batch(number, rows)
+            nan = np.full_like(batch.weights, np.nan)
+            return batch._replace(weights=nan) if number == step - 1 else batch
 
-        return dataclasses.replace(task, batches=batches)
+        return dataclasses.replace(task, batch=batch)
 
     monkeypatch.setattr(loop, "make_dataset", made)
 

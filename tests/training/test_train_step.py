@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lstm_jax.training.config import Data, Experiment, Mesh, Model, Optimizer, Train
-from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.data.make import make_dataset
+from lstm_jax.training.data.sequences import stack
 from lstm_jax.training.parallel.layout import spread
 from lstm_jax.training.program import make_program
 
@@ -26,8 +27,8 @@ def update(text):
         train=Train(steps=1, log_every=1, eval_every=1, checkpoint_every=1, steps_per_dispatch=1),
         mesh=Mesh(data=1),
     )
-    task = make_dataset(base.data, seed=0)
-    batch = jax.tree.map(lambda a: np.repeat(a[..., :1], B, axis=-1), task.batches(0, 1))
+    task = make_dataset(base)
+    batch = stack([task.batch(0, np.zeros(B, int))])  # B times the first sequence
     programs = {}
 
     def update(reset_probability, step=0, start=1.0):

@@ -8,8 +8,8 @@ from lstm_jax.training.aot.rehearsal import rehearse
 from lstm_jax.training.aot.report import introduce, memory_line, table, work
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.config.json import as_json
+from lstm_jax.training.data.make import make_dataset
 from lstm_jax.training.data.outline import shapes_of
-from lstm_jax.training.data.tasks import make_dataset
 from lstm_jax.training.fit import check
 from lstm_jax.training.monitoring import console as output
 from lstm_jax.training.program import make_program
@@ -21,13 +21,13 @@ def dry_run(experiment: Experiment) -> None:
     Raises:
       ConfigError: if it could not be trained.
     """
-    task = make_dataset(experiment.data, experiment.seed)
+    task = make_dataset(experiment)
     program = make_program(experiment, task, jax.devices())
     check(experiment, task)
     output.say(json.dumps(as_json(experiment), indent=2))
     output.say(task.summary)
     output.say("\n".join([*introduce(experiment, program), "", *table(program), ""]))
-    done = rehearse(experiment, program, shapes_of(task, experiment.train.steps_per_dispatch))
+    done = rehearse(experiment, program, shapes_of(task, experiment))
     output.say("\n".join(work(experiment, program, done)))
     limit = (program.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
     output.say(memory_line(done.memory, "device", limit))

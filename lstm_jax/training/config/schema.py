@@ -87,12 +87,17 @@ class Data:
     the middle of a text is lost when it is evaluated or prompted there."""
     eval_sequences: int = 1000
     """adding, copy, temporal_order, reber: fresh sequences to evaluate on."""
+    eval_batch_size: int | None = None
+    """Sequences per evaluation batch. None: as many as training holds at once (batch_size divided by
+    train.grad_accum_steps); for text at most 8 rows, or 64 for a text of 32 MB or more."""
 
     def __post_init__(self) -> None:
         _types(self)
         object.__setattr__(self, "path", local_path("data.path", self.path))
         _positive(self, "batch_size", "sequence_length", "vocabulary_size", "eval_sequences")
         _probability(self, "reset_probability")
+        if self.eval_batch_size is not None:
+            _positive(self, "eval_batch_size")
         if self.task in NEED_A_PATH:
             _require(self, "path", self.path is not None, f"a path for the task {self.task!r}")
 

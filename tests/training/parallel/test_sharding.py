@@ -13,7 +13,8 @@ from lstm_jax import LSTMState
 from lstm_jax.training.aot.hlo import collectives
 from lstm_jax.training.config import ConfigError, Data, Experiment, Mesh, Model, Optimizer, Train
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.data.make import make_dataset
+from lstm_jax.training.data.sequences import stack
 from lstm_jax.training.fit import train
 from lstm_jax.training.metrics import MACHINE
 from lstm_jax.training.parallel.layout import make_mesh, rows_here, spread
@@ -77,11 +78,12 @@ def small(data, mesh=Mesh(data=1), accumulate=1, dropout=0.2):
 
 def prepare(experiment):
     """The program of an experiment, its task, and the batches of its first dispatch."""
-    task = make_dataset(experiment.data, experiment.seed)
+    task = make_dataset(experiment)
     program = make_program(experiment, task, jax.devices())
-    if task.batches is None:
+    if task.batch is None:
         return program, task, None
-    batches = task.batches(0, experiment.train.steps_per_dispatch, None)
+    rows = np.arange(experiment.data.batch_size)
+    batches = stack([task.batch(step, rows) for step in range(experiment.train.steps_per_dispatch)])
     return program, task, spread(program.mesh, batches, experiment.data.batch_size)
 
 
@@ -241,12 +243,12 @@ def test_the_config_of_a_mesh(data):
 
 @pytest.mark.parametrize("kind", ["text", "arrays"])
 def test_a_process_makes_the_rows_that_its_devices_hold(data, kind):
-    task = make_dataset(data[kind], seed=3)
-    whole, rows = task.batches(5, 2, None), np.array([1, 2, 7])
-    some = task.batches(5, 2, rows)
+    dataset = make_dataset(small(data[kind], Mesh()))
+    rows = np.array([1, 2, 7])
+    whole, some = (dataset.batch(5, r) for r in (np.arange(data[kind].batch_size), rows))
     for name, value in whole._asdict().items():
         if value is not None:
-            at = (slice(None),) * (1 if name == "lengths" else 2)
+            at = () if name == "lengths" else (slice(None),)
             np.testing.assert_array_equal(getattr(some, name), value[(*at, rows)])
 
 
