@@ -15,7 +15,7 @@ from lstm_jax.training.data.vocabulary import Vocabulary
 class Dataset:
     """Training batches, validation and test sets, and the sizes that the model takes from them.
 
-    Exactly one of ``batch`` and ``generate`` is given.
+    Training needs either ``batch`` or ``generate``.
 
     Attributes:
       output_size: Number of outputs per step: tokens, classes or numbers.

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Split(list):
-    """Rows as the package gives them."""
+    """Rows of a dataset, in the interface of the package."""
 
     @property
     def column_names(self):
@@ -28,7 +28,7 @@ class Split(list):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """The package, with one data set; and what was asked of it."""
+    """A stand-in for the package. Returns the list of its calls."""
     sets = {
         "own/all": {
             name: Split({"text": text, "id": 0} for text in texts)

@@ -33,7 +33,7 @@ CONTENT = {
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder on a server of this machine, its address, and the paths that were asked for."""
+    """The directory of a local server, its address, and the requested paths."""
     folder = tmp_path / "site"
     folder.mkdir()
     asked = []
