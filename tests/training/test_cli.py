@@ -222,9 +222,9 @@ NOT_FINITE = np.where(np.arange(3) == 1, np.nan, NUMBERS)
 @pytest.mark.parametrize(
     ("content", "task", "name"),
     [
-        (b"", "text", "0 characters"),
+        (b"", "text", "got 0 "),
         (b"tiny text here", "text", "data.batch_size"),
-        (b"a" * 5000, "text", "1 characters"),
+        (b"a" * 5000, "text", "data.vocabulary_size"),
         (b"na\xefve" * 1000, "text", "byte 2"),
         (b"no zip", "arrays", ".npz"),
         ({"inputs": NUMBERS[0]}, "arrays", "inputs of shape (6, 3)"),

@@ -127,14 +127,14 @@ def _check(tokens: Tokens, data: Data) -> None:
         )
     if len(tokens.vocabulary) < 3:
         raise ConfigError(
-            f"the training text has {len(tokens.vocabulary) - 1} different {data.unit}s (words that "
-            "occur once are not counted): expected at least 2. Use a longer text, or raise "
+            f"expected at least 2 different {data.unit}s in the training text (words that occur once are "
+            f"not counted), got {len(tokens.vocabulary) - 1}. Use a longer text, or raise "
             "data.vocabulary_size."
         )
     if len(tokens.validation) < 2:
         raise ConfigError(
-            f"the validation text has {len(tokens.validation)} {data.unit}s: expected at least 2. Use a "
-            "longer text."
+            f"expected at least 2 {data.unit}s in the validation text, got {len(tokens.validation)}. Use "
+            "a longer text."
         )
 
 
