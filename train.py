@@ -1,6 +1,8 @@
-"""Trains an LSTM: ``python train.py [CONFIG.py] [--field.name VALUE ...]``; see ``--help``.
+"""The trainer's command line.
 
-Also ``python train.py evaluate RUN`` and ``python train.py generate RUN``.
+python train.py [CONFIG.py] [--field.name VALUE ...]    (see --help)
+python train.py evaluate RUN
+python train.py generate RUN
 """
 
 import sys

@@ -159,16 +159,16 @@ def measure_trainer(count: int = 1) -> dict:
     """Compiles the training step of ``configs/char_lm.py`` for some GPUs. Returns its row of the table."""
     from configs.char_lm import config
     from lstm_jax.training.data.outline import outline
-    from lstm_jax.training.parallel.layout import abstract, batch_shardings
+    from lstm_jax.training.parallel.layout import with_shardings
     from lstm_jax.training.program import make_program
 
-    task, batches = outline(config)
-    program = make_program(config, task, devices(count))
-    batches = abstract(batches, batch_shardings(program.mesh, batches))
+    dataset, batches = outline(config)
+    program = make_program(config, dataset, devices(count))
+    batches = with_shardings(batches, program.layout.batches(batches))
     steps = config.data.sequence_length
     shape = {"T": steps, "B": config.data.batch_size, "H": config.model.hidden_size}
-    with jax.set_mesh(program.mesh):
-        counts = measure(lambda: program.update.lower(program.state, batches), steps)
+    with jax.set_mesh(program.layout.mesh):
+        counts = measure(lambda: program.train_steps.lower(program.state, batches), steps)
     name = "training step" if count == 1 else f"the same on {count}"
     return {"pass": name, "dtype": str(config.model.dtype)} | shape | counts
 

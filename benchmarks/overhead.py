@@ -22,30 +22,29 @@ import jax
 import numpy as np
 
 from lstm_jax.training.config import Data, Experiment, Mesh, Model, Train
+from lstm_jax.training.data import make_dataset
 from lstm_jax.training.data.dataset import Dataset
-from lstm_jax.training.data.make import make_dataset
 from lstm_jax.training.data.sequences import stack
-from lstm_jax.training.fit import Trainer
+from lstm_jax.training.hooks import Hook, default_hooks
+from lstm_jax.training.loop import fit
 from lstm_jax.training.program import Program, make_program
-from lstm_jax.training.run_dir.run_dir import RunDir
 
 SIZES = {"1 ms": (64, 16, 16, 10), "10 ms": (160, 32, 32, 10)}
 """Hidden size, batch, sequence length, steps a dispatch."""
 WARM = 100
 
 
-class Timed(Trainer):
-    """A trainer that notes when its first hundred steps and its last were dispatched and done."""
+class Timed(Hook):
+    """Notes when the first hundred steps and the last ones were done."""
 
-    def _dispatches(self):
-        for done, batches in super()._dispatches():
-            yield done, batches
-            if done == WARM:
-                jax.block_until_ready(self.state)
-                self.began = time.perf_counter()
-            if done == self.experiment.train.steps - self.experiment.train.steps_per_dispatch:
-                jax.block_until_ready(self.state)
-                self.ended = time.perf_counter()
+    def before_steps(self, run, first, n):
+        """Waits for the device where the measured steps begin and end."""
+        if first == WARM + 1:
+            jax.block_until_ready(run.state)
+            self.started = time.perf_counter()
+        if first == run.config.train.steps - n + 1:
+            jax.block_until_ready(run.state)
+            self.ended = time.perf_counter()
 
 
 def experiment_of(size: str, steps: int, checkpoint_every: int) -> Experiment:
@@ -72,9 +71,9 @@ def bare(experiment: Experiment, dataset: Dataset, program: Program) -> float:
     assert dataset.batch is not None
     rows = np.arange(experiment.data.batch_size)
     batch = jax.device_put(stack([dataset.batch(step, rows) for step in range(n)]))
-    state = program.start()
+    state = program.init()
     for done in range(n, steps + 1, n):
-        state, _ = program.update(state, batch)
+        state, _ = program.train_steps(state, batch)
         if done == WARM:
             jax.block_until_ready(state)
             began = time.perf_counter()
@@ -84,16 +83,14 @@ def bare(experiment: Experiment, dataset: Dataset, program: Program) -> float:
     raise AssertionError
 
 
-def in_the_loop(experiment: Experiment, dataset: Dataset, program: Program) -> float:
+def in_the_loop(experiment: Experiment, dataset: Dataset) -> float:
     """Seconds a step of the same in the trainer."""
+    timed = Timed()
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         experiment = replace(experiment, workdir=Path(name) / "run")
-        folder = RunDir(experiment.run_dir)
-        with folder.held(warn=print):
-            trainer = Timed(experiment, dataset, program, folder)
-            trainer.run()
+        fit(experiment, dataset=dataset, hooks=[*default_hooks(experiment), timed])
     run = experiment.train
-    return (trainer.ended - trainer.began) / (run.steps - run.steps_per_dispatch - WARM)
+    return (timed.ended - timed.started) / (run.steps - run.steps_per_dispatch - WARM)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,14 +105,14 @@ def main(argv: list[str] | None = None) -> None:
         dataset = make_dataset(plain)
         program = make_program(plain, dataset, jax.devices())
         samples = []
-        with jax.set_mesh(program.mesh):
+        with jax.set_mesh(program.layout.mesh):
             bare(plain, dataset, program)  # compiles
             for _ in range(arguments.rounds):
                 samples.append(
                     (
                         bare(plain, dataset, program),
-                        in_the_loop(plain, dataset, program),
-                        in_the_loop(saving, dataset, program),
+                        in_the_loop(plain, dataset),
+                        in_the_loop(saving, dataset),
                     )
                 )
         step, loop, saved = (1e3 * median(column) for column in zip(*samples, strict=True))

@@ -183,7 +183,7 @@ MUTATIONS = [
     ),
     Mutation(
         "metrics name a model before it is on the disk",
-        "training/fit.py",
+        "training/loop.py",
         "self.checkpoints.best.wait()  # the best model is on the disk before a line says so",
         "pass",
         "tests/training/test_resume.py::test_a_full_disk_at_the_best_model",

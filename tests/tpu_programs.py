@@ -22,8 +22,8 @@ from lstm_jax.training.aot.traced import recurrences
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
 from lstm_jax.training.config import Mesh as MeshConfig
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.dataset import Task
-from lstm_jax.training.parallel.layout import abstract, batch_shardings
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.parallel.layout import with_shardings
 from lstm_jax.training.program import make_program
 from tests.hlo import collectives_in_loops
 
@@ -74,12 +74,14 @@ def training_step(devices, mesh_config):
     )
     ids, weights = np.zeros((1, T, B), np.int32), np.zeros((1, T, B), np.float32)
     batches = Batch(ids, ids, weights)
-    task = Task("", 64, "cross_entropy", "bits", batches, vocabulary_size=64, carried=True)
-    program = make_program(experiment, task, devices)
-    with jax.set_mesh(program.mesh):
-        return program.update.trace(
-            program.state, abstract(batches, batch_shardings(program.mesh, batches))
-        )
+    dataset = Dataset(
+        output_size=64, loss="cross_entropy", metric="bits", eval=batches, vocabulary_size=64,
+        stateful=True,
+    )  # fmt: skip
+    program = make_program(experiment, dataset, devices)
+    with jax.set_mesh(program.layout.mesh):
+        batches = with_shardings(batches, program.layout.batches(batches))
+        return program.train_steps.trace(program.state, batches)
 
 
 def contents(function, *args):

@@ -1,13 +1,21 @@
-"""Everything behind ``train.py``: configuration, data, model, optimizer, loop."""
+"""The trainer behind ``train.py``, and as a library."""
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["load"]
+_MODULES = {
+    "Batch": "data.batch",
+    "Dataset": "data.dataset",
+    "Hook": "hooks",
+    "default_hooks": "hooks",
+    "fit": "loop",
+    "load": "inference",
+}
+
+__all__ = ["Batch", "Dataset", "Hook", "default_hooks", "fit", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # imports Flax and Orbax, which takes seconds
-        from lstm_jax.training.inference import load
-
-        return load
+    if name in _MODULES:  # imports Flax and Orbax, which takes seconds
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

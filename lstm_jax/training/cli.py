@@ -1,15 +1,16 @@
-"""The command line: train, sweep, search, compile for others, evaluate, generate.
+"""The command line: ``train``, ``evaluate`` and ``generate``.
 
-Heavy imports come after the arguments are understood.
+The arguments are validated before Flax, Optax and Orbax are imported, which takes seconds.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from lstm_jax import __version__
 from lstm_jax.training.config import (
     ConfigError,
     ConfigFile,
@@ -20,131 +21,169 @@ from lstm_jax.training.config import (
     read_config,
 )
 from lstm_jax.training.config.overrides import apply, check_names, check_space, folder_name, grid
-from lstm_jax.training.errors import RunError
-from lstm_jax.training.monitoring.console import complain, has_failed, say
+from lstm_jax.training.errors import did_you_mean
+from lstm_jax.training.exit_codes import exit_code
+from lstm_jax.training.monitoring.console import has_failed, say
+
+PROG = "python train.py"
+COMMANDS = {
+    "train": "train [CONFIG.py]  Train a model. The default command.",
+    "evaluate": "evaluate RUN       Print the metrics of the best model of a run.",
+    "generate": "generate RUN       Print text from the best model of a run.",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class HowToRun:
-    """What to do with the experiment; no part of it."""
+@dataclass(frozen=True)
+class Action:
+    """Flags of ``train`` that are no fields of the experiment. By default it trains once."""
 
-    sweep: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Runs it once for each of the config file's `sweep`, into folders of WORKDIR; skips those that are
-    complete."""
-    search: int | None = None
-    """Searches the config file's `search` with Optuna until there are so many runs, likewise."""
-    compile_for: str | None = None
-    """Compiles a training step for a TPU slice, such as v5e:4x4, and says whether it fits; trains nothing,
-    needs libtpu and no TPU."""
-    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Prints the experiment, its parameters and the memory of a training step; trains and writes nothing."""
+    sweep: Annotated[
+        tyro.conf.FlagCreatePairsOff[bool],
+        tyro.conf.arg(
+            help="Train once for each point of `sweep` in the config file, in subdirectories of "
+            "WORKDIR. Complete runs are skipped."
+        ),
+    ] = False
+    search: Annotated[
+        int | None,
+        tyro.conf.arg(
+            help="Search over `search` in the config file with Optuna, until this number of runs has "
+            "finished."
+        ),
+    ] = None
+    compile_for: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="Compile a training step for a TPU slice, such as v5e:4x4, and report whether it "
+            "fits. Needs libtpu, but no TPU."
+        ),
+    ] = None
+    dry_run: Annotated[
+        tyro.conf.FlagCreatePairsOff[bool],
+        tyro.conf.arg(
+            help="Print the experiment, its parameters and the memory of a training step, and exit."
+        ),
+    ] = False
+    version: Annotated[
+        tyro.conf.FlagCreatePairsOff[bool],
+        tyro.conf.arg(help="Print the version of lstm_jax and exit."),
+    ] = False
 
     def __post_init__(self) -> None:
         if self.search is not None and self.search < 1:
-            raise ConfigError(f"--search: expected a positive number, got {self.search}.")
-        chosen = {
+            raise ConfigError(f"--search must be greater than 0, got {self.search}.")
+        is_given = {
             "--sweep": self.sweep,
             "--search": self.search is not None,
             "--compile-for": self.compile_for is not None,
             "--dry-run": self.dry_run,
         }
-        given = [flag for flag, is_given in chosen.items() if is_given]
+        given = [flag for flag, is_set in is_given.items() if is_set]
         if len(given) > 1:
-            raise ConfigError(f"expected one of {', '.join(chosen)}, got {' and '.join(given)}.")
+            raise ConfigError(
+                f"{', '.join(is_given)} must not be combined, got {' and '.join(given)}."
+            )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Request:
-    """What a command line asks for."""
+    """The arguments of ``train``.
+
+    Attributes:
+      file: The config file.
+      experiment: The experiment of the file with the overrides of the command line.
+      action: What to do with it.
+    """
 
     file: ConfigFile
     experiment: Experiment
-    """That of the file, with the command line over it."""
-    how: HowToRun
+    action: Action
 
 
 def main(argv: Sequence[str], default_config: Path) -> int:
-    """Runs ``[CONFIG.py] [--field.name VALUE ...]``, ``evaluate RUN`` or ``generate RUN``.
+    """Runs a command: ``[train] [CONFIG.py] [--field.name VALUE ...]``, ``evaluate RUN``, ``generate RUN``.
 
     Returns:
-      The exit code: 0, also if a signal stopped training; 1 if a command fails, a run of several
-      failed, or a program does not fit; 2 if a command cannot be run; 130 after a second Ctrl-C. The
-      reason is on stderr.
+      The exit code: 0, also if a signal stopped training; 1 if a command fails, a run of several fails,
+      or a program does not fit; 2 if a command cannot be run; 130 after a second Ctrl-C. The reason is
+      written to stderr.
     """
-    try:
-        return _run(argv, default_config)
-    except ConfigError as error:
-        complain(f"error: {error}")
-        return 2
-    except RunError as error:
-        complain(f"error: {error}")
-        return 1
-    except OSError as error:  # permissions, names that are too long, disks that fail
-        complain(f"error: {_in_words(error)}")
-        return 1
-    except KeyboardInterrupt:
-        complain("interrupted")
-        return 130
+    return exit_code(lambda: _run(argv, default_config))
 
 
 def _run(argv: Sequence[str], default_config: Path) -> int:
+    if "--version" in argv:
+        say(f"lstm_jax {__version__}")
+        return int(has_failed())
     command, args = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("train", argv)
-    if command != "train":
-        return COMMANDS[command](args)
+    if command == "evaluate":
+        return evaluate(args)
+    if command == "generate":
+        return generate(args)
     request = parse(args, default_config)
-    if request.how.sweep:
+    if request.action.sweep:
         return sweep(request)
-    if request.how.search is not None:
-        return search(request, request.how.search)
+    if request.action.search is not None:
+        return search(request, request.action.search)
     experiment = locate(request.experiment)
-    if request.how.compile_for is not None:
-        return compile_for(experiment, request.how.compile_for)
-    return dry_run(experiment) if request.how.dry_run else train(experiment)
+    if request.action.compile_for is not None:
+        return compile_for(experiment, request.action.compile_for)
+    return dry_run(experiment) if request.action.dry_run else train(experiment)
 
 
 def parse(argv: Sequence[str], default_config: Path) -> Request:
-    """What the arguments ask for. ``--help`` and misspelt flags exit here."""
+    """Returns the arguments of ``train``. Exits after ``--help``, and if a flag is misspelled."""
     args = list(argv)
     path = Path(args.pop(0)) if args and not args[0].startswith("-") else default_config
+    if path.suffix != ".py" and not path.is_file():
+        raise ConfigError(
+            f"{path} is neither a command ({', '.join(COMMANDS)}) nor a config file."
+            f"{did_you_mean(str(path), COMMANDS)}"
+        )
     file = read_config(path)
 
     def command(
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = file.config,
-        how: Annotated[HowToRun, tyro.conf.arg(name="")] = HowToRun(),
+        action: Annotated[Action, tyro.conf.arg(name="")] = Action(),
     ) -> Request:
-        return Request(file, experiment, how)
+        return Request(file, experiment, action)
 
     return tyro.cli(
         command,
-        prog="python train.py [CONFIG.py]",
-        description=f"{Experiment.__doc__} Defaults are those of {path}. Also: "
-        "train.py evaluate RUN, train.py generate RUN.",
+        prog=f"{PROG} [COMMAND] [CONFIG.py]",
+        description=_description(path),
         args=args,
+        compact_help=True,
+    )
+
+
+def _description(path: Path) -> str:
+    """Returns the head of the help of ``train``."""
+    absolute, here = path.resolve(), Path.cwd()
+    shown = absolute.relative_to(here) if absolute.is_relative_to(here) else path
+    # tyro keeps a line break only at a blank line and before an indented line.
+    return "\n".join(
+        [
+            "Trains a model. Flags override the fields of the config file.",
+            "",
+            "Commands:",
+            *(f"  {line}" for line in COMMANDS.values()),
+            "",
+            f"Defaults below are those of {shown}.",
+        ]
     )
 
 
 def train(experiment: Experiment) -> int:
-    """Trains. Returns the exit code: 1 if training failed."""
-    from lstm_jax.training.fit import train
+    """Trains a model."""
+    from lstm_jax.training.loop import fit
 
-    try:
-        train(experiment)
-    except RunError as error:
-        complain(f"error: {error}")
-        return 1
-    except OSError as error:
-        complain(f"error: {_in_words(error)}")
-        return 1
+    fit(experiment)
     return 0
 
 
-def _in_words(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error}."
-
-
 def compile_for(experiment: Experiment, name: str) -> int:
-    """``--compile-for SLICE``: 1 if it does not fit."""
+    """Compiles a training step for a TPU slice. Returns 1 if it does not fit."""
     from lstm_jax.training.aot.compile_for import compile_for
     from lstm_jax.training.aot.slices import Slice
 
@@ -152,7 +191,7 @@ def compile_for(experiment: Experiment, name: str) -> int:
 
 
 def dry_run(experiment: Experiment) -> int:
-    """``--dry-run``: what would be trained."""
+    """Prints what would be trained."""
     from lstm_jax.training.aot.dry_run import dry_run
 
     dry_run(experiment)
@@ -160,15 +199,15 @@ def dry_run(experiment: Experiment) -> int:
 
 
 def sweep(request: Request) -> int:
-    """``--sweep``: every run of the config file's ``sweep``; a run that failed is exit code 1."""
+    """Trains every point of the config file's ``sweep``. Returns 1 if a run failed."""
     if request.file.sweep is None:
         raise ConfigError(
-            f"--sweep: {request.file.path} defines none; add sweep = {{'optimizer.learning_rate': "
-            "[1e-3, 3e-3]} to it."
+            f"--sweep needs a sweep in {request.file.path}, such as sweep = "
+            "{'optimizer.learning_rate': [1e-3, 3e-3]}."
         )
     base = request.experiment
     runs = grid(request.file.sweep)
-    for overrides in runs:  # all of them, before the first begins
+    for overrides in runs:  # all are validated before the first run starts
         check_names("sweep", overrides, base, request.file.config)
         try:
             locate(apply(base, overrides))
@@ -186,11 +225,11 @@ def sweep(request: Request) -> int:
 
 
 def search(request: Request, trials: int) -> int:
-    """``--search N``: so many runs of the config file's ``search``, as Optuna chooses them."""
+    """Trains points of the config file's ``search`` that Optuna chooses. Returns 1 if a run failed."""
     if request.file.search is None:
         raise ConfigError(
-            f"--search: {request.file.path} defines none; add search = {{'optimizer.learning_rate': "
-            "Range(1e-4, 1e-2, log=True)} to it."
+            f"--search needs a search in {request.file.path}, such as search = "
+            "{'optimizer.learning_rate': Range(1e-4, 1e-2, log=True)}."
         )
     base = request.experiment
     space = check_space(request.file.search, base, request.file.config)
@@ -204,56 +243,46 @@ def search(request: Request, trials: int) -> int:
         return sweep.report(children.stopped)
 
 
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="Run directory.")]
+
+
 def evaluate(args: Sequence[str]) -> int:
-    """``evaluate RUN``: evaluates the best model."""
+    """Prints the metrics of the best model of a run."""
 
     def command(
-        run: Annotated[Path, tyro.conf.Positional],
-        data_path: Annotated[Path | None, tyro.conf.arg(name="data.path")] = None,
+        run: Run,
+        data_path: Annotated[
+            Path | None,
+            tyro.conf.arg(
+                name="data.path", help="Path of the data, if it has moved since training."
+            ),
+        ] = None,
     ) -> tuple[Path, Path | None]:
-        """Evaluates the best model of a run on its validation set, and its test set if there is one.
+        """Evaluates the best model of a run on its validation and test sets."""
+        return local_path("RUN", run), data_path  # raises before the slow imports
 
-        Args:
-          run: The run directory.
-          data_path: Where the data of the run is now; by default where it was in training.
-        """
-        return run, data_path
+    run, data_path = tyro.cli(command, prog=f"{PROG} evaluate", args=list(args))
+    from lstm_jax.training import inference
 
-    run, data_path = tyro.cli(command, prog="python train.py evaluate", args=list(args))
-    local_path("RUN", run)  # an error here needs no slow imports
-    from lstm_jax.training.inference import evaluate_saved
-
-    for line in evaluate_saved(run, data_path):
+    for line in inference.evaluate(run, data_path):
         say(line)
     return int(has_failed())
 
 
 def generate(args: Sequence[str]) -> int:
-    """``generate RUN``: text from the best model."""
+    """Prints text from the best model of a run."""
 
-    def command(
-        run: Annotated[Path, tyro.conf.Positional], sample: tyro.conf.OmitArgPrefixes[Sample]
-    ) -> tuple[Path, Sample]:
-        """Writes text with the best model of a run.
+    def command(run: Run, sample: tyro.conf.OmitArgPrefixes[Sample]) -> tuple[Path, Sample]:
+        """Generates text with the best model of a run."""
+        return local_path("RUN", run), sample
 
-        Args:
-          run: The run directory.
-          sample: Prompt, length and how to draw.
-        """
-        return run, sample
-
-    run, sample = tyro.cli(command, prog="python train.py generate", args=list(args))
-    local_path("RUN", run)
-    from lstm_jax.training.generate import generate
-    from lstm_jax.training.inference import load
+    run, sample = tyro.cli(command, prog=f"{PROG} generate", args=list(args))
+    from lstm_jax.training.inference import generate, load
 
     saved = load(run)
     if saved.vocabulary is None:
         raise ConfigError(
-            f"{run} is a run of the task {saved.config.data.task!r}, which has no text to write."
+            f"RUN must be a run of the task 'text', got {run} of the task {saved.config.data.task!r}."
         )
     say(generate(saved.graphdef, saved.params, saved.vocabulary, sample))
     return int(has_failed())
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"evaluate": evaluate, "generate": generate}

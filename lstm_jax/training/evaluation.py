@@ -1,67 +1,119 @@
-"""The figures of a model on a task, and how they are said."""
+"""The evaluation of a model on the validation and test data of its dataset."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.losses import Loss, count_correct, is_classification
 from lstm_jax.training.metrics import METRICS
+from lstm_jax.training.model import Carry, merge
+from lstm_jax.training.parallel.layout import Layout
 
-Metrics = dict[str, np.ndarray]
-
-
-def eval_metrics(sums: dict[str, Any], task: Dataset, part: str) -> dict[str, float]:
-    """What :func:`~lstm_jax.training.train_step.make_evaluation` summed up, as ``part/...`` figures."""
-    loss = float(sums["loss"]) / float(sums["weight"])
-    accuracy = float(sums["hits"]) / float(sums["scored"]) if "hits" in sums else float("nan")
-    figures = {f"{part}/loss": loss}
-    if "hits" in sums:
-        figures[f"{part}/accuracy"] = accuracy
-    _, of = METRICS[task.metric]
-    return figures | {f"{part}/{task.metric}": of(loss, accuracy)}
+Evaluate = Callable[..., dict[str, float] | None]
+BATCHES_PER_CALL = 16
+"""Evaluation batches in one call of the compiled function. Between calls a signal can stop it."""
 
 
-def training_metrics(steps: Metrics, task: Dataset) -> dict[str, float]:
-    """Returns means over steps, and the last learning rate.
+class Split(NamedTuple):
+    """A part of a dataset that is evaluated.
 
-    Steps whose update was skipped are counted, and left out of the means.
+    Attributes:
+      name: ``eval`` or ``test``; the prefix of its metrics.
+      title: Its name in messages.
+      batches: ``[N, T, B, ...]``.
+      baselines: Metrics of simple methods.
     """
-    skipped = steps.get("skipped", np.zeros(len(steps["loss"]), bool))
-    figures = {
-        f"train/{name}": float(values[~skipped].mean())
-        for name, values in steps.items()
-        if name not in ("skipped", "learning_rate")
-    }
-    if "learning_rate" in steps:  # not in what an earlier version saved
-        figures["train/learning_rate"] = float(steps["learning_rate"][~skipped][-1])
-    if "skipped" in steps:
-        figures["train/skipped"] = int(skipped.sum())
-    _, of = METRICS[task.metric]
-    accuracy = figures.get("train/accuracy", float("nan"))
-    return figures | {f"train/{task.metric}": of(figures["train/loss"], accuracy)}
+
+    name: str
+    title: str
+    batches: Batch
+    baselines: dict[str, float]
 
 
-def first_bad(steps: Metrics) -> int | None:
-    """The first step, from 0, whose loss or gradient is not finite and whose update was not skipped."""
-    fine = np.isfinite(steps["loss"]) & np.isfinite(steps["gradient_norm"])
-    if "skipped" in steps and not steps["skipped"].all():
-        fine |= steps["skipped"]
-    return None if fine.all() else int(np.argmin(fine))
+def splits(dataset: Dataset) -> list[Split]:
+    """Returns the validation data, and the test data if there is some."""
+    found = [Split("eval", "held out", dataset.eval, dataset.baselines)]
+    if dataset.test is not None:
+        found.append(Split("test", "test", dataset.test, dataset.test_baselines))
+    return found
 
 
-def parts_of(task: Dataset) -> list[tuple[str, str, Batch]]:
-    """What is reported on in the end: the key of its figures, its name for people, its chunks."""
-    parts = [("eval", "held out", task.eval)]
-    return parts if task.test is None else [*parts, ("test", "test", task.test)]
+def make_evaluate(graphdef: Any, dataset: Dataset, loss: Loss, layout: Layout) -> Evaluate:
+    """Returns ``(params, batches [N, ...], should_stop=lambda: False) -> sums``.
+
+    The sums are those of loss, weight, correct and scored predictions. The batches are read a few at
+    a time; once ``should_stop()`` is true, no more are read and the result is None.
+    """
+
+    def run(model: Any, carry: Carry | None, batch: Batch) -> tuple[Carry, dict[str, jax.Array]]:
+        carry, outputs = model(batch.inputs, carry, lengths=batch.lengths)
+        weights = jnp.asarray(batch.weights)
+        sums = {
+            "loss": (loss(outputs, batch.targets) * weights).sum(),
+            "weight": weights.sum(),
+        }
+        if is_classification(outputs, batch.targets):
+            sums["correct"], sums["scored"] = count_correct(outputs, batch)
+        return carry, sums
+
+    @jax.jit
+    def run_some(params: Any, carry: Carry, batches: Batch) -> tuple[Carry, dict[str, jax.Array]]:
+        model = merge(graphdef, layout.gather_params(params))
+        if dataset.stateful:
+            return jax.lax.scan(lambda carry, batch: run(model, carry, batch), carry, batches)
+        return jax.lax.scan(lambda _, batch: ((), run(model, None, batch)[1]), (), batches)
+
+    @partial(jax.jit, static_argnums=1)
+    def initial_carry(params: Any, batch_size: int) -> Carry:
+        if not dataset.stateful:
+            return ()
+        return layout.constrain_carry(merge(graphdef, params).initialize_carry(batch_size))
+
+    def evaluate(
+        params: Any, batches: Batch, should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
+        carry: Carry | None = None
+        parts = []
+        for first in range(0, np.shape(batches.weights)[0], BATCHES_PER_CALL):
+            some = jax.tree.map(lambda a, n=first: a[n : n + BATCHES_PER_CALL], batches)
+            some = layout.shard_eval_batches(some)
+            if carry is None:
+                carry = initial_carry(params, np.shape(some.weights)[2])
+            carry, sums = run_some(params, carry, some)
+            parts.append(jax.device_get(sums))
+            if should_stop():
+                return None
+        return {
+            name: sum(float(part[name].sum(dtype=np.float64)) for part in parts)
+            for name in parts[0]
+        }
+
+    return evaluate
 
 
-def in_line(figures: dict[str, float], task: Dataset, part: str) -> str:
-    """The task's figure with the baselines beside it."""
-    unit, _ = METRICS[task.metric]
-    baselines = task.test_baselines if part == "test" else task.baselines
-    others = [f"{name} {value:.4f}" for name, value in baselines.items()]
-    line = ", ".join([f"model {figures[f'{part}/{task.metric}']:.4f}", *others]) + f" ({unit})"
-    more = [name for name in ("loss", "accuracy") if f"{part}/{name}" in figures]
-    same = {"mse": "loss", "nats": "loss", "accuracy": "accuracy"}.get(task.metric)
-    return "; ".join([line, *(f"{n} {figures[f'{part}/{n}']:.4f}" for n in more if n != same)])
+def eval_metrics(sums: dict[str, float], dataset: Dataset, split: str) -> dict[str, float]:
+    """Returns the metrics ``split/...`` of what :func:`make_evaluate` summed up."""
+    loss = sums["loss"] / sums["weight"]
+    metrics = {f"{split}/loss": loss}
+    accuracy = float("nan")
+    if "correct" in sums:
+        accuracy = metrics[f"{split}/accuracy"] = sums["correct"] / sums["scored"]
+    return metrics | {f"{split}/{dataset.metric}": METRICS[dataset.metric].of(loss, accuracy)}
+
+
+def describe(metrics: dict[str, float], dataset: Dataset, split: Split) -> str:
+    """Returns a line with the metrics of a split and its baselines."""
+    name = dataset.metric
+    baselines = [f"{title} {value:.4f}" for title, value in split.baselines.items()]
+    line = ", ".join([f"model {metrics[f'{split.name}/{name}']:.4f}", *baselines])
+    shown = {"mse": "loss", "nats": "loss", "accuracy": "accuracy"}.get(name)
+    others = [n for n in ("loss", "accuracy") if n != shown and f"{split.name}/{n}" in metrics]
+    parts = [f"{line} ({METRICS[name].unit})"]
+    parts += [f"{other} {metrics[f'{split.name}/{other}']:.4f}" for other in others]
+    return "; ".join(parts)

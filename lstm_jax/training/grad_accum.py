@@ -10,13 +10,13 @@ from lstm_jax.training.data.batch import Batch
 
 
 class Part(NamedTuple):
-    """What one pass reads, beside the parameters and the carry.
+    """What one pass reads besides the parameters and the carry.
 
     Attributes:
-      batch: its sequences.
-      resets: ``[T, B]`` where they start from zero, or None.
-      key: for dropout.
-      weight: of all predictions of the whole batch.
+      batch: The sequences of the part.
+      resets: ``[T, B]``, True where a sequence starts from zeros, or None.
+      key: Key for dropout.
+      weight: Sum of the weights of the whole batch.
     """
 
     batch: Batch
@@ -25,21 +25,24 @@ class Part(NamedTuple):
     weight: jax.Array
 
 
-def accumulated(
+def accumulate(
     gradient_of: Callable[[Any, Part], tuple[Any, tuple[Any, Any]]], carry: Any, whole: Part, n: int
 ) -> tuple[Any, tuple[Any, Any]]:
-    """``gradient_of(carry, part)`` summed over n parts: ``(gradient, (carry, sums))``.
+    """Returns ``gradient_of(carry, part)`` summed over n parts: ``(gradient, (carry, sums))``.
 
-    Part k has every n-th sequence, from k on: so each device cuts the sequences that it has.
+    Part k has every n-th sequence, starting with k, so that each device splits its own sequences.
+    The result is the gradient of the whole batch, but for dropout, which draws a key for each part.
     """
+    if n == 1:
+        return gradient_of(carry, whole)
     batch = Batch(
         **{
-            name: None if a is None else _cut(a, 0 if name == "lengths" else 1, n)
+            name: None if a is None else _split(a, 0 if name == "lengths" else 1, n)
             for name, a in whole.batch._asdict().items()
         }
     )
-    resets = None if whole.resets is None else _cut(whole.resets, 1, n)
-    carries = jax.tree.map(lambda a: _cut(a, 0, n), carry)
+    resets = None if whole.resets is None else _split(whole.resets, 1, n)
+    carries = jax.tree.map(lambda a: _split(a, 0, n), carry)
 
     def run(k: jax.Array, parts: Any) -> tuple[Any, tuple[Any, Any]]:
         batch, resets, carry = parts
@@ -52,20 +55,20 @@ def accumulated(
 
     parts = (jnp.arange(n), (batch, resets, carries))
     first, rest = jax.tree.map(lambda a: a[0], parts), jax.tree.map(lambda a: a[1:], parts)
-    gradient, (carry, sums) = run(*first)  # so that the sums start with its types
+    gradient, (carry, sums) = run(*first)  # gives the sums their dtypes and shardings
     (gradient, sums), carries = jax.lax.scan(body, (gradient, sums), rest)
-    carries = jax.tree.map(lambda a, b: _joined(jnp.concatenate([a[None], b])), carry, carries)
+    carries = jax.tree.map(lambda a, b: _merge(jnp.concatenate([a[None], b])), carry, carries)
     return gradient, (carries, sums)
 
 
-def _cut(a: Any, axis: int, n: int) -> jax.Array:
-    """``[..., B, ...]`` as ``[n, ..., B / n, ...]``."""
+def _split(a: Any, axis: int, n: int) -> jax.Array:
+    """Reshapes ``[..., B, ...]`` to ``[n, ..., B / n, ...]``."""
     a = jnp.asarray(a)
-    apart = a.reshape(*a.shape[:axis], a.shape[axis] // n, n, *a.shape[axis + 1 :])
-    return jnp.moveaxis(apart, axis + 1, 0)
+    parts = a.reshape(*a.shape[:axis], a.shape[axis] // n, n, *a.shape[axis + 1 :])
+    return jnp.moveaxis(parts, axis + 1, 0)
 
 
-def _joined(parts: jax.Array) -> jax.Array:
-    """``[n, B / n, ...]`` as ``[B, ...]`` again."""
-    together = jnp.moveaxis(parts, 0, 1)
-    return together.reshape(-1, *parts.shape[2:])
+def _merge(parts: jax.Array) -> jax.Array:
+    """Reshapes ``[n, B / n, ...]`` to ``[B, ...]``."""
+    whole = jnp.moveaxis(parts, 0, 1)
+    return whole.reshape(-1, *parts.shape[2:])

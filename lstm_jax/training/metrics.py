@@ -1,15 +1,30 @@
-"""Figures as people read them."""
+"""Metrics: what they are called, and how they follow from losses and counts."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import numpy as np
+
+StepMetrics = dict[str, np.ndarray]
+"""Metrics of several steps by name, each ``[n]``."""
+
+
+class Metric(NamedTuple):
+    """A metric by which results on a dataset are compared.
+
+    Attributes:
+      unit: Its name in messages and plots.
+      of: ``(loss, accuracy) -> value``.
+    """
+
+    unit: str
+    of: Callable[[float, float], float]
 
 
 def bits(nats: float) -> float:
-    """Nats to bits.
+    """Converts nats to bits.
 
     >>> round(bits(math.log(8)), 3)
     3.0
@@ -18,7 +33,7 @@ def bits(nats: float) -> float:
 
 
 def perplexity(nats: float) -> float:
-    """The number of equally likely symbols that would be as hard to predict.
+    """Returns the number of equally likely tokens that would be as hard to predict.
 
     >>> round(perplexity(math.log(50)))
     50
@@ -26,77 +41,62 @@ def perplexity(nats: float) -> float:
     return math.exp(min(nats, 700.0))
 
 
-METRICS: dict[str, tuple[str, Callable[[float, float], float]]] = {
-    "bits": ("bits per symbol", lambda loss, accuracy: bits(loss)),
-    "perplexity": ("perplexity", lambda loss, accuracy: perplexity(loss)),
-    "nats": ("nats per step", lambda loss, accuracy: loss),
-    "mse": ("mean squared error", lambda loss, accuracy: loss),
-    "accuracy": ("accuracy", lambda loss, accuracy: accuracy),
+METRICS = {
+    "bits": Metric("bits per symbol", lambda loss, accuracy: bits(loss)),
+    "perplexity": Metric("perplexity", lambda loss, accuracy: perplexity(loss)),
+    "nats": Metric("nats per step", lambda loss, accuracy: loss),
+    "mse": Metric("mean squared error", lambda loss, accuracy: loss),
+    "accuracy": Metric("accuracy", lambda loss, accuracy: accuracy),
 }
-"""The figures that tasks are compared by: a name for people, and how to get it."""
-
+"""The metrics that a dataset can name."""
 
 MACHINE = ("tokens_per_second", "tokens_per_second_per_device", "memory_peak_gib")
-"""The figures that depend on the machine and the clock; all others follow from the seed."""
+"""The metrics that depend on the machine and the clock; all others follow from the seed."""
+
+NOT_AVERAGED = ("skipped", "learning_rate", "tokens")
+
+
+def train_metrics(steps: StepMetrics, metric: str) -> dict[str, float]:
+    """Returns means over steps, the last learning rate, and the number of skipped steps.
+
+    Steps whose update was skipped are left out of the means.
+
+    Args:
+      steps: Metrics of each step.
+      metric: The metric of the dataset.
+    """
+    skipped = steps.get("skipped", np.zeros(len(steps["loss"]), bool))
+    means = {
+        f"train/{name}": float(values[~skipped].mean())
+        for name, values in steps.items()
+        if name not in NOT_AVERAGED
+    }
+    if "learning_rate" in steps:
+        means["train/learning_rate"] = float(steps["learning_rate"][~skipped][-1])
+    if "skipped" in steps:
+        means["train/skipped"] = int(skipped.sum())
+    accuracy = means.get("train/accuracy", float("nan"))
+    return means | {f"train/{metric}": METRICS[metric].of(means["train/loss"], accuracy)}
+
+
+def first_not_finite(steps: StepMetrics) -> int | None:
+    """Returns the first step, from 0, with a loss or gradient that is not finite, else None.
+
+    Skipped steps do not count, unless all were skipped.
+    """
+    fine = np.isfinite(steps["loss"]) & np.isfinite(steps["gradient_norm"])
+    if "skipped" in steps and not steps["skipped"].all():
+        fine |= steps["skipped"]
+    return None if fine.all() else int(np.argmin(fine))
 
 
 def machine_metrics(tokens_per_second: float, devices: int) -> dict[str, float]:
-    """Speed, where it is known, and the most memory a device has held, where the device says so."""
-    figures: dict[str, float] = {}
+    """Returns the speed if it is known, and the peak memory of a device if the device tells it."""
+    metrics: dict[str, float] = {}
     if tokens_per_second:
-        figures |= dict(
-            zip(MACHINE, (tokens_per_second, tokens_per_second / devices), strict=False)
-        )
+        values = (tokens_per_second, tokens_per_second / devices)
+        metrics |= dict(zip(MACHINE, values, strict=False))
     peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
     if known := [peak for peak in peaks if peak is not None]:
-        figures["memory_peak_gib"] = max(known) / 2**30
-    return figures
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a clock shows them.
-
-    >>> duration(125.4)
-    '2:05'
-    """
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02d}"
-
-
-class Clock:
-    """Times training: tokens a second and time left, without compilation and evaluation.
-
-    >>> clock = Clock(steps=100, tokens_per_step=10)
-    >>> clock.tokens_per_second(20), clock.left(20)
-    (0.0, '')
-    >>> clock.start(step=20)
-    >>> clock.running
-    True
-    """
-
-    def __init__(self, steps: int, tokens_per_step: int):
-        self.steps, self.tokens_per_step = steps, tokens_per_step
-        self.running, self.first, self.began = False, 0, 0.0
-
-    def start(self, step: int) -> None:
-        """Starts the clock after ``step`` steps."""
-        self.running, self.first, self.began = True, step, time.monotonic()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leaves out what happens inside."""
-        before = time.monotonic()
-        yield
-        self.began += time.monotonic() - before
-
-    def tokens_per_second(self, step: int) -> float:
-        """Since the start; 0 if nothing was measured yet."""
-        elapsed = time.monotonic() - self.began
-        return (step - self.first) * self.tokens_per_step / elapsed if self.running else 0.0
-
-    def left(self, step: int) -> str:
-        """The time left; empty if nothing was measured yet."""
-        if not self.running or step == self.first:
-            return ""
-        elapsed = time.monotonic() - self.began
-        return duration(elapsed / (step - self.first) * (self.steps - step))
+        metrics["memory_peak_gib"] = max(known) / 2**30
+    return metrics

@@ -1,4 +1,4 @@
-"""The network of an experiment, an NNX module."""
+"""The model of an experiment, an NNX module."""
 
 from typing import Any, NamedTuple
 
@@ -16,14 +16,22 @@ from lstm_jax.notation import LSTMState
 from lstm_jax.partition import Partition
 from lstm_jax.products import project
 from lstm_jax.training import config
+from lstm_jax.training.errors import ConfigError
 
 Carry = tuple[LSTMState, ...]
+"""The state of all layers and directions; empty if nothing is carried."""
 
 SPECS = {"lstm": LSTMSpec(), "rnn": RNNSpec()}
 
 
 class Sizes(NamedTuple):
-    """What of a task shapes the network: symbols read (or 0), features read (or 0), outputs."""
+    """Sizes of a model that follow from its data.
+
+    Attributes:
+      vocabulary_size: Number of input tokens, or 0 for float inputs.
+      input_size: Features of float inputs, or 0.
+      output_size: Tokens, classes or numbers predicted per step.
+    """
 
     vocabulary_size: int
     input_size: int
@@ -31,7 +39,7 @@ class Sizes(NamedTuple):
 
 
 class SequenceModel(nnx.Module):
-    """Symbols or numbers in, predictions at every step out: embedding, LSTM layers, a linear read-out.
+    """A model with an embedding for tokens, LSTM layers, and a linear output layer at every step.
 
     >>> import jax
     >>> from flax import nnx
@@ -51,11 +59,11 @@ class SequenceModel(nnx.Module):
         rngs: nnx.Rngs,
     ):
         dtype = jnp.dtype(model.dtype)
-        self.reads_symbols = sizes.vocabulary_size > 0
-        if self.reads_symbols:
+        self.reads_tokens = sizes.vocabulary_size > 0
+        if self.reads_tokens:
             self.embedding = nnx.Embed(sizes.vocabulary_size, model.embedding_size, rngs=rngs)
         self.lstm = LSTM(
-            model.embedding_size if self.reads_symbols else sizes.input_size,
+            model.embedding_size if self.reads_tokens else sizes.input_size,
             model.hidden_size,
             num_layers=model.num_layers,
             bidirectional=model.bidirectional,
@@ -74,10 +82,10 @@ class SequenceModel(nnx.Module):
             self.bias = nnx.Param(jnp.zeros(sizes.output_size))
         else:
             width = model.hidden_size * (2 if model.bidirectional else 1)
-            self.read_out = nnx.Linear(width, sizes.output_size, rngs=rngs)
+            self.output_layer = nnx.Linear(width, sizes.output_size, rngs=rngs)
 
     def initialize_carry(self, batch_size: int) -> Carry:
-        """Zeros for every layer."""
+        """Returns zeros for every layer and direction."""
         return self.lstm.initialize_carry((batch_size, self.lstm.in_features))
 
     def __call__(
@@ -89,37 +97,37 @@ class SequenceModel(nnx.Module):
         resets: ArrayLike | None = None,
         dropout_key: jax.Array | None = None,
     ) -> tuple[Carry, jax.Array]:
-        """Reads sequences, on from ``carry`` if there is one.
+        """Returns the final carry and the outputs.
 
         Args:
-          inputs: ids ``[T, B]`` or floats ``[T, B, I]``.
-          carry: an ``LSTMState`` a layer; None is zeros.
-          lengths: true lengths ``[B]``.
-          resets: True where the state starts anew, ``[T, B]``.
-          dropout_key: for training; without one nothing is dropped.
+          inputs: Token ids ``[T, B]`` or floats ``[T, B, I]``.
+          carry: An ``LSTMState`` per layer and direction. None starts from zeros.
+          lengths: Number of valid steps of each sequence, ``[B]``.
+          resets: True where a sequence starts from zeros again, ``[T, B]``.
+          dropout_key: Key for dropout. None disables dropout.
 
         Returns:
-          The carry to go on from, and outputs ``[T, B, O]``.
+          The carry to continue from, and outputs ``[T, B, O]``.
         """
-        still = dropout_key is None
+        deterministic = dropout_key is None
         keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
         xs = jnp.asarray(inputs)
-        if self.reads_symbols:
-            # Cast after the lookup: the gradient of the table is a sum over all positions, in float32.
-            xs = self.embedding(xs, out_sharding=_beside(xs)).astype(self.lstm.dtype)
+        if self.reads_tokens:
+            # Cast after the lookup: the gradient of the table sums over all positions, in float32.
+            xs = self.embedding(xs, out_sharding=_embedding_spec(xs)).astype(self.lstm.dtype)
         carry, hs = self.lstm(
-            self.input_dropout(xs, deterministic=still, rngs=keys[0]),
+            self.input_dropout(xs, deterministic=deterministic, rngs=keys[0]),
             initial_carry=carry,
             seq_lengths=lengths,
             resets=resets,
             return_carry=True,
-            deterministic=still,
+            deterministic=deterministic,
             rngs=keys[1],
         )
-        hs = self.dropout(hs, deterministic=still, rngs=keys[2])
-        return carry, self._read_out(hs)
+        hs = self.dropout(hs, deterministic=deterministic, rngs=keys[2])
+        return carry, self._outputs(hs)
 
-    def _read_out(self, hs: jax.Array) -> jax.Array:
+    def _outputs(self, hs: jax.Array) -> jax.Array:
         """The output layer ``[T, B, O]``: the product in the compute dtype, the bias in float32.
 
         The gradient of the bias is a sum over all positions.
@@ -127,21 +135,42 @@ class SequenceModel(nnx.Module):
         if self.tied:
             kernel, bias = self.embedding.embedding[...].T, self.bias[...]
         else:
-            assert self.read_out.bias is not None
-            kernel, bias = self.read_out.kernel[...], self.read_out.bias[...]
+            assert self.output_layer.bias is not None
+            kernel, bias = self.output_layer.kernel[...], self.output_layer.bias[...]
         return project(hs, kernel.astype(hs.dtype)).astype(jnp.float32) + bias
 
 
 def make_model(
     sizes: Sizes, model: config.Model, seed: int, partition: Partition | None = None
-) -> tuple[Any, Any]:
-    """A network as ``(graphdef, params)``: split once, so that training runs on plain pytrees."""
-    graphdef, params = nnx.split(SequenceModel(sizes, model, partition, rngs=nnx.Rngs(seed)))
-    return graphdef, nnx.to_pure_dict(params)
+) -> SequenceModel:
+    """Returns the model of an experiment with initial parameters."""
+    return SequenceModel(sizes, model, partition, rngs=nnx.Rngs(seed))
 
 
-def _beside(ids: jax.Array) -> PartitionSpec | None:
-    """Where the vectors of ids lie; only Explicit axes must be told."""
+def split(model: nnx.Module) -> tuple[Any, Any]:
+    """Returns ``(graphdef, params)``, for training on plain pytrees.
+
+    Raises:
+      ConfigError: if the model holds variables that are not parameters.
+    """
+    graphdef, state = nnx.split(model)
+    for path, variable in nnx.to_flat_state(state):
+        if not isinstance(variable, nnx.Param):
+            raise ConfigError(
+                f"model.{'.'.join(map(str, path))} must be an nnx.Param, got "
+                f"{type(variable).__name__}: fit trains models whose only variables are parameters. "
+                "Take random keys from the dropout_key argument, not from stored nnx.Rngs."
+            )
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def merge(graphdef: Any, params: Any) -> Any:
+    """Returns the model that :func:`split` took apart, with these parameters."""
+    return nnx.merge(graphdef, params)
+
+
+def _embedding_spec(ids: jax.Array) -> PartitionSpec | None:
+    """Returns the sharding of the embeddings of ids, which Explicit axes need to know."""
     sharding = jax.typeof(ids).sharding
     if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit:
         return None

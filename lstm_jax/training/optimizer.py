@@ -8,55 +8,71 @@ import jax.numpy as jnp
 import optax
 
 from lstm_jax.training import config
+from lstm_jax.training.registry import OPTIMIZERS, find
 
 
 def make_optimizer(
-    optimizer: config.Optimizer, train: config.Train
+    settings: config.Optimizer, train: config.Train
 ) -> optax.GradientTransformationExtraArgs:
-    """Clipping by global norm, the rule along its schedule, and plateaus if asked for.
+    """Returns the optimizer: gradient clipping, an Optax optimizer along its schedule, plateaus.
 
     Clipping comes first: recurrent gradients explode now and then (Pascanu, Mikolov & Bengio,
     2013, On the difficulty of training recurrent neural networks, §3.2).
     """
-    rate = make_schedule(optimizer, train)
-    decay = {"weight_decay": optimizer.weight_decay, "mask": decays}
-    rules = {
-        "adamw": lambda: optax.adamw(rate, **decay),
-        "adam": lambda: optax.adam(rate),
-        "sgd": lambda: optax.sgd(rate, momentum=optimizer.momentum),
-        "rmsprop": lambda: optax.rmsprop(rate, momentum=optimizer.momentum),
-        "lion": lambda: optax.lion(rate, **decay),
-    }
-    parts = [rules[optimizer.name]()]
-    if optimizer.clip_norm is not None:
-        parts.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
-    if optimizer.schedule == "plateau":
+    row = OPTIMIZERS[settings.name]
+    given = {name: getattr(settings, name, None) for name in row.arguments}
+    arguments = {name: value for name, value in given.items() if value is not None}
+    if "weight_decay" in arguments:
+        arguments["mask"] = is_decayed
+    parts = [find(row.make)(make_schedule(settings, train), **arguments)]
+    if settings.clip_norm is not None:
+        parts.insert(0, optax.clip_by_global_norm(settings.clip_norm))
+    if settings.schedule == "plateau":
         parts.append(
             optax.contrib.reduce_on_plateau(
                 factor=0.5,
-                patience=optimizer.plateau_patience,
+                patience=settings.plateau_patience,
                 accumulation_size=train.eval_every,
             )
         )
     return optax.with_extra_args_support(optax.chain(*parts))
 
 
-def decays(params: Any) -> Any:
-    """True for matrices, False for biases: pulling a forget gate's bias to 0 makes it forget."""
+def make_schedule(settings: config.Optimizer, train: config.Train) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of updates."""
+    steps = settings.decay_steps or train.steps
+    peak, warmup = settings.learning_rate, min(settings.warmup_steps, steps - 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "plateau": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, steps - warmup),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, steps - warmup),
+    }[settings.schedule]()
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def is_decayed(params: Any) -> Any:
+    """True for matrices, False for biases: weight decay on a forget gate's bias makes it forget."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "bias" not in jax.tree_util.keystr(path), params
     )
 
 
-def learning_rate(schedule: optax.Schedule, before: Any, after: Any) -> jax.Array:
+def learning_rate(schedule: optax.Schedule | None, before: Any, after: Any) -> jax.Array | None:
     """Returns the learning rate of an update. It can be traced.
 
     Args:
-      schedule: That of the optimizer.
-      before: The state of the optimizer before the update, which counts updates. They are fewer than
-        steps if some were skipped.
-      after: The state after it, with the factor by which plateaus have lowered the rate.
+      schedule: The schedule of an optimizer of :func:`make_optimizer`. None for another optimizer,
+        whose learning rate is known only inside of ``optax.inject_hyperparams``.
+      before: The optimizer's state before the update. It counts updates, which are fewer than steps
+        if some steps were skipped.
+      after: The state after the update, with the factor by which plateaus have lowered the rate.
     """
+    if schedule is None:
+        found = optax.tree_utils.tree_get_all_with_path(after, "learning_rate")
+        return jnp.asarray(found[0][1]) if found else None
     (count,) = (part.count for part in _parts(before, optax.ScaleByScheduleState))
     scales = (part.scale for part in _parts(after, optax.contrib.ReduceLROnPlateauState))
     return jnp.asarray(math.prod(scales, start=schedule(count)))
@@ -66,18 +82,3 @@ def _parts(opt_state: Any, kind: type) -> list[Any]:
     """Returns the states of one kind in the state of a chain."""
     parts = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, kind))
     return [part for part in parts if isinstance(part, kind)]
-
-
-def make_schedule(optimizer: config.Optimizer, train: config.Train) -> optax.Schedule:
-    """Returns the learning rate as a function of the number of updates."""
-    steps = optimizer.decay_steps or train.steps
-    peak, warmup = optimizer.learning_rate, min(optimizer.warmup_steps, steps - 1)
-    after = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "plateau": lambda: optax.constant_schedule(peak),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, steps - warmup),
-        "linear": lambda: optax.linear_schedule(peak, 0.0, steps - warmup),
-    }[optimizer.schedule]()
-    if not warmup:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])

@@ -1,88 +1,100 @@
-"""All that is compiled for an experiment, for devices that are there or that are only described."""
+"""The compiled functions of an experiment, for devices that exist or are only described."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import Mesh
+import optax
+from flax import nnx
 
+from lstm_jax.partition import Partition
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
-from lstm_jax.training.model import Sizes
+from lstm_jax.training.evaluation import Evaluate, make_evaluate
+from lstm_jax.training.losses import LOSSES, Loss
+from lstm_jax.training.model import Sizes, make_model
 from lstm_jax.training.optimizer import make_optimizer, make_schedule
-from lstm_jax.training.parallel.layout import (
-    DATA,
-    abstract,
-    filled_up,
-    make_mesh,
-    partition_of,
-    spread,
-    state_shardings,
-)
-from lstm_jax.training.train_state import TrainState, make_start
-from lstm_jax.training.train_step import make_evaluation, make_train_steps
+from lstm_jax.training.parallel.layout import Layout, make_layout, with_shardings
+from lstm_jax.training.parallel.mesh import make_mesh
+from lstm_jax.training.train_state import TrainState, initializer
+from lstm_jax.training.train_step import make_train_steps
+
+ModelOrFunction = nnx.Module | Callable[[Partition | None], nnx.Module]
 
 
 class Program(NamedTuple):
-    """Jitted functions, to be called and lowered under ``jax.set_mesh(mesh)``.
+    """Jitted functions, to be called and lowered under ``jax.set_mesh(layout.mesh)``.
 
     Attributes:
-      mesh: the devices.
-      sizes: what of the task shapes the network.
-      undivided: the network without its parameters, for one device.
-      state: shapes, dtypes and shardings of the training state.
-      start: makes the state before the first step.
-      update: ``(state, batches) -> (state, metrics)``.
-      evaluate: ``(params, chunks, stop) -> sums``, of chunks as a task has them.
+      layout: The mesh, and where arrays are placed on it.
+      sizes: Sizes of the model that follow from the data.
+      graphdef: The model without its parameters, for one device.
+      state: Shapes, dtypes and shardings of the training state.
+      init: Makes the initial training state.
+      train_steps: ``(state, batches) -> (state, metrics)``.
+      evaluate: ``(params, batches, should_stop) -> sums``, of batches as a dataset has them.
     """
 
-    mesh: Mesh
+    layout: Layout
     sizes: Sizes
-    undivided: Any
+    graphdef: Any
     state: TrainState
-    start: Callable[[], TrainState]
-    update: Callable[[TrainState, Batch | None], tuple[TrainState, Any]]
-    evaluate: Callable[..., dict[str, float] | None]
+    init: Callable[[], TrainState]
+    train_steps: Callable[[TrainState, Batch | None], tuple[TrainState, Any]]
+    evaluate: Evaluate
 
 
-def make_program(experiment: Experiment, task: Dataset, devices: Sequence[Any]) -> Program:
-    """The functions of an experiment; touches no device, and makes no array.
+def make_program(
+    config: Experiment,
+    dataset: Dataset,
+    devices: Sequence[Any],
+    *,
+    model: ModelOrFunction | None = None,
+    loss: Loss | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Program:
+    """Returns the functions of an experiment. Touches no device, and makes no array.
+
+    Args:
+      config: The experiment.
+      dataset: Its data.
+      devices: The devices to use, or those of a topology to compile for.
+      model: A model in place of that of the config; or a function that returns it, given the
+        ``Partition`` for its LSTM layers (None on one device).
+      loss: A loss in place of that of the dataset.
+      optimizer: An Optax optimizer in place of that of the config.
 
     Raises:
-      ConfigError: if the devices cannot share the experiment out.
+      ConfigError: if the devices cannot divide the work.
     """
-    mesh = make_mesh(experiment, devices)
-    sizes = Sizes(task.vocabulary_size, task.input_size, task.output_size)
-    optimizer = make_optimizer(experiment.optimizer, experiment.train)
-    graphdef, start = make_start(experiment, sizes, task.stateful, partition_of(experiment, mesh))
-    undivided, _ = make_start(experiment, sizes, task.stateful, None)
-    shapes = jax.eval_shape(start)
-    shardings = state_shardings(experiment, mesh, optimizer, shapes)
-    update = make_train_steps(
-        graphdef,
-        task,
-        optimizer,
-        make_schedule(experiment.optimizer, experiment.train),
-        seed=experiment.seed,
-        reset_probability=experiment.data.reset_probability,
-        n=experiment.train.steps_per_dispatch,
-        accumulate=experiment.train.grad_accum_steps,
-        on_nan=experiment.train.on_nan,
-        norms=experiment.log.norms,
-        shardings=shardings,
-    )
+    layout = make_layout(config, make_mesh(config, devices), not isinstance(model, nnx.Module))
+    sizes = Sizes(dataset.vocabulary_size, dataset.input_size, dataset.output_size)
 
-    def place(chunks: Batch) -> Batch:
-        chunks = filled_up(chunks, mesh.shape[DATA])
-        return spread(mesh, chunks, chunks.weights.shape[2])
+    def make(partition: Partition | None) -> nnx.Module:
+        if model is None:
+            return make_model(sizes, config.model, config.seed, partition)
+        return model if isinstance(model, nnx.Module) else model(partition)
 
+    loss = LOSSES[dataset.loss] if loss is None else loss
+    schedule = None
+    if optimizer is None:
+        optimizer = make_optimizer(config.optimizer, config.train)
+        schedule = make_schedule(config.optimizer, config.train)
+    optimizer = optax.with_extra_args_support(optimizer)
+    carry_size = config.data.batch_size if dataset.stateful else None
+    graphdef, init = initializer(lambda: make(layout.partition), optimizer, carry_size)
+    one_device, _ = initializer(lambda: make(None), optimizer, None)
+    shapes = jax.eval_shape(init)
+    shardings = layout.state(optimizer, shapes)
     return Program(
-        mesh=mesh,
+        layout=layout,
         sizes=sizes,
-        undivided=undivided,
-        state=abstract(shapes, shardings),
-        start=jax.jit(start, out_shardings=shardings),
-        update=update,
-        evaluate=make_evaluation(graphdef, task, place),
+        graphdef=one_device,
+        state=with_shardings(shapes, shardings),
+        init=jax.jit(init, out_shardings=shardings),
+        train_steps=make_train_steps(
+            config, dataset, graphdef, loss, optimizer, schedule, layout, shardings
+        ),
+        evaluate=make_evaluate(graphdef, dataset, loss, layout),
     )

@@ -1,4 +1,4 @@
-"""Signals that ask training to end: SIGTERM of schedulers, SIGINT of Ctrl-C, SIGHUP of a closed terminal."""
+"""Signals that stop training: SIGTERM of schedulers, SIGINT of Ctrl-C, SIGHUP of a closed terminal."""
 
 import signal
 import threading
@@ -11,21 +11,21 @@ SIGNALS = tuple(
 )  # Windows has no SIGHUP
 
 
-class Stop:
+class Signal:
     """Becomes true once a signal was received.
 
-    >>> stop = Stop()
-    >>> bool(stop)
+    >>> received = Signal()
+    >>> bool(received)
     False
-    >>> stop.signal = "SIGTERM"
-    >>> bool(stop)
+    >>> received.name = "SIGTERM"
+    >>> bool(received)
     True
     """
 
-    signal: str | None = None
+    name: str | None = None
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.name is not None
 
 
 def received_signals() -> list[int]:
@@ -34,20 +34,20 @@ def received_signals() -> list[int]:
 
 
 @contextmanager
-def on_signals() -> Iterator[Stop]:
+def on_signals() -> Iterator[Signal]:
     """Sets a flag on the first signal. A second SIGINT raises KeyboardInterrupt, as usual."""
-    stop = Stop()
+    received = Signal()
     if threading.current_thread() is not threading.main_thread():  # only there can they be caught
-        yield stop
+        yield received
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        stop.signal = signal.Signals(number).name
+        received.name = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, ask) for number in received_signals()}
     try:
-        yield stop
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

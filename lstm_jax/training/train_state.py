@@ -1,26 +1,23 @@
-"""What training carries from step to step, and where it starts."""
+"""The training state, and its initial value."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import optax
 
-from lstm_jax.partition import Partition
-from lstm_jax.training.config import Experiment
-from lstm_jax.training.model import Carry, Sizes, make_model
-from lstm_jax.training.optimizer import make_optimizer
+from lstm_jax.training.model import Carry, merge, split
 
 
 class TrainState(NamedTuple):
-    """A pytree: all that a step reads and writes, and all that a checkpoint holds.
+    """A pytree of everything that a step reads and writes, and that a checkpoint holds.
 
     Attributes:
-      step: updates made.
-      params: the model's parameters.
-      opt_state: the optimizer's state.
-      carry: the LSTM state at the end of the last batch; empty where sequences are whole.
+      step: Number of steps done, int32.
+      params: Parameters of the model, a dict.
+      opt_state: State of the optimizer.
+      carry: LSTM state at the end of the last batch; empty if sequences are not continued.
     """
 
     step: jax.Array
@@ -29,24 +26,27 @@ class TrainState(NamedTuple):
     carry: Carry
 
 
-def make_start(
-    experiment: Experiment, sizes: Sizes, carried: bool, partition: Partition | None
+def initializer(
+    make_model: Callable[[], Any],
+    optimizer: optax.GradientTransformation,
+    carry_size: int | None,
 ) -> tuple[Any, Callable[[], TrainState]]:
-    """The network without its parameters, and a function that draws the state before the first step.
+    """Returns the model without its parameters, and a function that makes the initial state.
 
-    No array is made here: ``jax.eval_shape`` of the function has their shapes.
+    No array is made here: ``jax.eval_shape`` of the function gives their shapes.
+
+    Args:
+      make_model: Returns the model, an NNX module.
+      optimizer: An Optax optimizer.
+      carry_size: Sequences per batch if their LSTM state is carried from batch to batch, else None.
     """
-    optimizer = make_optimizer(experiment.optimizer, experiment.train)
 
-    def network() -> tuple[Any, Any]:
-        return make_model(sizes, experiment.model, experiment.seed, partition)
-
-    def start() -> TrainState:
-        graphdef, params = network()
+    def init() -> TrainState:
+        graphdef, params = split(make_model())
         carry: Carry = ()
-        if carried:
-            carry = nnx.merge(graphdef, params).initialize_carry(experiment.data.batch_size)
+        if carry_size is not None:
+            carry = merge(graphdef, params).initialize_carry(carry_size)
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)
 
-    graphdef, _ = jax.eval_shape(network)
-    return graphdef, start
+    graphdef, _ = jax.eval_shape(lambda: split(make_model()))
+    return graphdef, init

@@ -68,19 +68,19 @@ def ran(monkeypatch):
 def stand_in(experiment):
     """Leaves behind what a run does; a learning rate above 1 diverges."""
     from lstm_jax.training.model import Sizes
-    from lstm_jax.training.run_dir.run_dir import RunDir
+    from lstm_jax.training.run_dir import RunDir
 
     folder, loss = RunDir(experiment.run_dir), 1 / experiment.model.hidden_size
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.begin(experiment)
+    folder.start(experiment)
     folder.write_settings(experiment)
-    folder.write_task(Sizes(0, 2, 1), "", None, print)
+    folder.model_files.write(Sizes(0, 2, 1), "", None, print)
     for step in range(4, experiment.train.steps + 1, 4):
         if experiment.optimizer.learning_rate > 1:
             return "diverged"
         folder.log(step, {"eval/loss": loss / step, "eval/mse": loss / step})
     figures = {"eval/loss": loss / step, "eval/mse": loss / step, "test/mse": 2 * loss / step}
-    folder.finish({"step": step, "figure": "mse", "figures": figures, "seconds": 65.0})
+    folder.finish({"step": step, "metric": "mse", "metrics": figures, "seconds": 65.0})
     return "not finished"
 
 

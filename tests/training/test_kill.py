@@ -13,10 +13,10 @@ import jax
 import pytest
 
 from lstm_jax.training.config import Train
-from lstm_jax.training.fit import train
 from lstm_jax.training.inference import load
+from lstm_jax.training.loop import fit
 from tests.training.inotify import Watch
-from tests.training.test_fit import figures, small, text_data
+from tests.training.test_loop import figures, small, text_data
 
 STRICT = False
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify")
@@ -33,7 +33,7 @@ def experiment(folder):
 
 def silently(experiment):
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        train(experiment)
+        fit(experiment)
 
 
 def everything(experiment):
@@ -62,7 +62,7 @@ def put_text(folder):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     run = put_text(tmp_path_factory.mktemp("whole"))
-    train(run)
+    fit(run)
     return everything(run)
 
 
@@ -87,7 +87,7 @@ def killed_at(run, event):
 def test_killed_it_resumes_as_if_never_killed(tmp_path, whole, event):
     run = put_text(tmp_path / "killed")
     assert event <= killed_at(run, event) < event + 60  # several events may come at once
-    train(run)
+    fit(run)
     assert everything(run) == whole
 
 

@@ -12,11 +12,14 @@ from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.text import rows
 from lstm_jax.training.data.vocabulary import Vocabulary
-from lstm_jax.training.generate import generate
-from lstm_jax.training.model import SequenceModel, Sizes, make_model
-from lstm_jax.training.optimizer import decays, make_optimizer
+from lstm_jax.training.evaluation import BATCHES_PER_CALL, make_evaluate
+from lstm_jax.training.inference import generate
+from lstm_jax.training.losses import LOSSES
+from lstm_jax.training.model import SequenceModel, Sizes, make_model, split
+from lstm_jax.training.optimizer import is_decayed, make_optimizer
+from lstm_jax.training.parallel.layout import Layout
 from lstm_jax.training.train_state import TrainState
-from lstm_jax.training.train_step import CHUNKS, make_evaluation, make_train_steps
+from lstm_jax.training.train_step import make_train_steps
 from tests.cases import assert_close
 
 STRICT = False
@@ -27,10 +30,20 @@ SMALL = config.Model(hidden_size=16, embedding_size=5, num_layers=2, dropout=0.3
 TRAIN = config.Train(steps=6, log_every=1, eval_every=1, checkpoint_every=1, steps_per_dispatch=1)
 
 
-def task_of(ids, carried=True):
-    """Predict the next of ``ids [N, T + 1, B]``."""
-    whole = next_symbol(ids)
-    return Dataset("", V, "cross_entropy", "bits", whole, vocabulary_size=V, carried=carried)
+DATASET = Dataset(
+    output_size=V, loss="cross_entropy", metric="bits", eval=Batch(0, 0, 0), vocabulary_size=V,
+    stateful=True,
+)  # fmt: skip
+
+
+def network(model, sizes=SIZES):
+    """A model without its parameters, and the parameters."""
+    return split(make_model(sizes, model, seed=0))
+
+
+def evaluate(graphdef, params, batches):
+    run = make_evaluate(graphdef, DATASET, LOSSES["cross_entropy"], Layout.single())
+    return run(params, batches)
 
 
 def next_symbol(ids):
@@ -44,20 +57,23 @@ def model():
 
 
 def start(model, optimizer):
-    graphdef, params = make_model(SIZES, SMALL, seed=0)
+    graphdef, params = network(SMALL)
     carry = model.initialize_carry(B)
     return graphdef, TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)
 
 
-def steps_of(graphdef, optimizer, n, *, seed=0, reset_probability=0.0):
-    return make_train_steps(
-        graphdef,
-        task_of(ids_of(1)),
-        optimizer,
-        optax.constant_schedule(1e-3),
+def steps_of(state, graphdef, optimizer, n, *, seed=0, reset_probability=0.0):
+    experiment = config.Experiment(
         seed=seed,
-        reset_probability=reset_probability,
-        n=n,
+        data=config.Data(reset_probability=reset_probability),
+        train=config.Train(
+            steps=n, log_every=n, eval_every=n, checkpoint_every=n, steps_per_dispatch=n
+        ),
+    )
+    layout, schedule = Layout.single(), optax.constant_schedule(1e-3)
+    loss, shardings = LOSSES["cross_entropy"], layout.state(optimizer, state)
+    return make_train_steps(
+        experiment, DATASET, graphdef, loss, optimizer, schedule, layout, shardings
     )
 
 
@@ -111,9 +127,9 @@ def test_numbers_in_both_directions():
     assert_close(outputs[:3, 1:2], alone, atol=1e-5)
 
 
-def test_tied_embeddings_read_out_with_the_embedding():
+def test_tied_embeddings_are_the_output_layer_with_the_embedding():
     tied = config.Model(hidden_size=6, embedding_size=6, tied_embeddings=True)
-    _, params = make_model(SIZES, tied, seed=0)
+    _, params = network(tied)
     assert sorted(params) == ["bias", "embedding", "lstm"]
     model = SequenceModel(SIZES, tied, rngs=nnx.Rngs(0))
     before = model(ids_of(1)[0])[1]
@@ -122,10 +138,10 @@ def test_tied_embeddings_read_out_with_the_embedding():
 
 
 def test_chrono_and_forget_bias():
-    _, params = make_model(SIZES, config.Model(hidden_size=50, chrono=30), seed=0)
+    _, params = network(config.Model(hidden_size=50, chrono=30))
     forget = params["lstm"]["l0f"]["bias"][50:100]
     assert 0 <= forget.min() < 1 < forget.max() <= np.log(29) + 1e-6
-    _, params = make_model(SIZES, config.Model(hidden_size=50, forget_bias=2.5), seed=0)
+    _, params = network(config.Model(hidden_size=50, forget_bias=2.5))
     assert (params["lstm"]["l0f"]["bias"][50:100] == 2.5).all()
 
 
@@ -134,9 +150,9 @@ def test_steps_in_one_dispatch_equal_steps_in_many(model):
     batches = next_symbol(ids_of(6))
     graphdef, state = start(model, optimizer)
     keywords = {"seed": 3, "reset_probability": 0.5}
-    together, _ = steps_of(graphdef, optimizer, 6, **keywords)(state, batches)
-    one = steps_of(graphdef, optimizer, 1, **keywords)
+    together, _ = steps_of(state, graphdef, optimizer, 6, **keywords)(state, batches)
     _, one_by_one = start(model, optimizer)
+    one = steps_of(one_by_one, graphdef, optimizer, 1, **keywords)
     for n in range(6):
         part = jax.tree.map(lambda a, n=n: a[n : n + 1], batches)
         one_by_one, _ = one(one_by_one, part)
@@ -147,7 +163,7 @@ def test_steps_in_one_dispatch_equal_steps_in_many(model):
 def test_a_step_writes_over_the_state_it_was_given(model):
     optimizer = make_optimizer(config.Optimizer(), TRAIN)
     graphdef, before = start(model, optimizer)
-    steps_of(graphdef, optimizer, 1)(before, next_symbol(ids_of(1)))
+    steps_of(before, graphdef, optimizer, 1)(before, next_symbol(ids_of(1)))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((before.params, before.carry)))
 
 
@@ -161,34 +177,36 @@ def test_every_optimizer_learns_a_cycle(model, name):
     cycle = (np.arange(200 * T)[:, None] + np.arange(B)) % V
     data = np.stack([cycle[n * T : (n + 1) * T + 1] for n in range(199)])
     graphdef, state = start(model, optimizer)
-    state, metrics = steps_of(graphdef, optimizer, 199)(state, next_symbol(data))
+    state, metrics = steps_of(state, graphdef, optimizer, 199)(state, next_symbol(data))
     assert metrics["loss"][0] > 1.8
-    sums = make_evaluation(graphdef, task_of(data))(state.params, rows(np.arange(100) % V, 2, T))
+    sums = evaluate(graphdef, state.params, rows(np.arange(100) % V, 2, T))
     assert sums["loss"] / sums["weight"] < 0.4
-    assert sums["hits"] / sums["scored"] > 0.9
+    assert sums["correct"] / sums["scored"] > 0.9
 
 
 def test_evaluation_is_the_mean_over_the_whole_text(model):
-    ids = np.random.default_rng(0).integers(0, V, 2 * CHUNKS * T + 3)  # more than two calls
-    graphdef, params = make_model(SIZES, SMALL, seed=0)
-    sums = make_evaluation(graphdef, task_of(ids_of(1)))(params, rows(ids, 1, T))
+    ids = np.random.default_rng(0).integers(
+        0, V, 2 * BATCHES_PER_CALL * T + 3
+    )  # more than two calls
+    graphdef, params = network(SMALL)
+    sums = evaluate(graphdef, params, rows(ids, 1, T))
     _, logits = nnx.merge(graphdef, params)(ids[:-1, None])
     want = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], jnp.asarray(ids[1:]))
     np.testing.assert_allclose(sums["loss"] / sums["weight"], want.mean(), rtol=1e-5)
 
 
 def test_an_untrained_model_is_near_uniform(model):
-    graphdef, params = make_model(SIZES, SMALL, seed=0)
+    graphdef, params = network(SMALL)
     chunks = rows(np.random.default_rng(0).integers(0, V, 400), 4, T)
-    sums = make_evaluation(graphdef, task_of(ids_of(1)))(params, chunks)
+    sums = evaluate(graphdef, params, chunks)
     np.testing.assert_allclose(sums["loss"] / sums["weight"], np.log(V), rtol=0.1)
 
 
 def test_weight_decay_leaves_biases_alone():
-    _, params = make_model(SIZES, SMALL, seed=0)
+    _, params = network(SMALL)
     flags = {
         jax.tree_util.keystr(path): flag
-        for path, flag in jax.tree_util.tree_leaves_with_path(decays(params))
+        for path, flag in jax.tree_util.tree_leaves_with_path(is_decayed(params))
     }
     assert len(flags) == 9
     assert {path for path, flag in flags.items() if not flag} == {p for p in flags if "bias" in p}
@@ -241,7 +259,7 @@ def test_a_plateau_halves_the_learning_rate():
 
 
 def test_generation_follows_its_seed_and_never_draws_the_unknown():
-    graphdef, params = make_model(SIZES, SMALL, seed=0)
+    graphdef, params = network(SMALL)
     vocabulary = Vocabulary(("\N{REPLACEMENT CHARACTER}", *"abcdef"))
 
     def text(seed=0, **keywords):
@@ -268,7 +286,7 @@ def test_bfloat16_is_computed_in_and_float32_is_kept(tied):
     ids = np.arange(T * B).reshape(T, B) % V
     outputs = {}
     for dtype in ("float32", "bfloat16"):
-        graphdef, params = make_model(SIZES, config.Model(dtype=dtype, **sizes), seed=0)
+        graphdef, params = network(config.Model(dtype=dtype, **sizes))
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
         carry, outputs[dtype] = nnx.merge(graphdef, params)(ids)
         assert {(state.C.dtype, state.h.dtype) for state in carry} == {
@@ -289,7 +307,7 @@ def test_the_gradients_of_bfloat16_sum_over_many_tokens(tied):
     ids = np.random.default_rng(0).integers(0, 3, (128, 64))
 
     def gradient(dtype):
-        graphdef, params = make_model(sizes, dataclasses.replace(shape, dtype=dtype), seed=0)
+        graphdef, params = network(dataclasses.replace(shape, dtype=dtype), sizes)
 
         def loss(params):
             _, logits = nnx.merge(graphdef, params)(ids)
@@ -298,7 +316,7 @@ def test_the_gradients_of_bfloat16_sum_over_many_tokens(tied):
         return jax.jit(jax.grad(loss))(params)
 
     got, want = gradient("bfloat16"), gradient("float32")
-    for name in ("embedding.embedding", "bias" if tied else "read_out.bias"):
+    for name in ("embedding.embedding", "bias" if tied else "output_layer.bias"):
         a, b = got, want
         for key in name.split("."):
             a, b = a[key], b[key]

@@ -18,16 +18,16 @@ import jax
 import numpy as np
 import pytest
 
-from lstm_jax.training import fit as loop
-from lstm_jax.training import program
+from lstm_jax.training import loop, program
 from lstm_jax.training.checkpointing.checkpoints import Checkpoints
 from lstm_jax.training.config import ConfigError, Data, Model, Optimizer, Sample, Train
 from lstm_jax.training.errors import NotFiniteError, RunError
-from lstm_jax.training.fit import train
 from lstm_jax.training.inference import load
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.loop import fit
+from lstm_jax.training.run import Run
+from lstm_jax.training.run_dir import RunDir
 from tests.cases import nightly
-from tests.training.test_fit import figures, small, text_data
+from tests.training.test_loop import figures, small, text_data
 
 STRICT = False
 
@@ -39,7 +39,7 @@ def whole(tmp_path_factory):
     path = folder / "text.txt"
     path.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
     experiment = small(folder, "whole", data=text_data(path))
-    train(experiment)
+    fit(experiment)
     return experiment
 
 
@@ -64,16 +64,16 @@ def events(experiment):
 
 def slowly(experiment):
     """A run that takes long enough to be killed in; its steps are the same."""
-    dispatches = loop.Trainer._dispatches
+    dispatches = Run.batches
 
     def slow(self):
         for dispatch in dispatches(self):
             time.sleep(0.005)
             yield dispatch
 
-    loop.Trainer._dispatches = slow
+    Run.batches = slow
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        train(experiment)
+        fit(experiment)
 
 
 def lines(experiment, name):
@@ -96,7 +96,7 @@ def test_killed_at_random_is_as_if_never_killed(tmp_path, text, kills):
     whole, killed = (
         small(tmp_path, name, data=text_data(text), train=often) for name in ("whole", "killed")
     )
-    train(whole)
+    fit(whole)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.training.test_reliability"])
     chance = random.Random(0)
@@ -113,7 +113,7 @@ def test_killed_at_random_is_as_if_never_killed(tmp_path, text, kills):
         assert child.exitcode == -signal.SIGKILL
         reached.add(newest(killed))
     assert len(reached) > kills / 4  # they resumed from different steps
-    train(killed)
+    fit(killed)
     assert same(whole, killed)
     assert not list(killed.run_dir.glob("*/*tmp*"))
 
@@ -137,7 +137,7 @@ def ask_to_stop_in(monkeypatch, where, number, after):
     if where == "save":
         monkeypatch.setattr(Checkpoints, "save", when_called(Checkpoints.save))
         return
-    name = {"step": "make_train_steps", "evaluation": "make_evaluation"}[where]
+    name = {"step": "make_train_steps", "evaluation": "make_evaluate"}[where]
     make = getattr(program, name)
     monkeypatch.setattr(program, name, lambda *args, **kwargs: when_called(make(*args, **kwargs)))
 
@@ -167,12 +167,12 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_never_stopped(
     stopped = dataclasses.replace(whole, workdir=tmp_path / "stopped")
     with monkeypatch.context() as patch:
         ask_to_stop_in(patch, where, number, after)
-        assert train(stopped) is None
+        assert fit(stopped) is None
     name = signal.Signals(number).name
     assert f"Received {name}: saved a checkpoint at step {step}." in capsys.readouterr().out
     assert newest(stopped) == step
     assert signal.getsignal(signal.SIGINT) is handler
-    train(stopped)
+    fit(stopped)
     assert same(whole, stopped)
     assert events(stopped) == ["started", f"stopped by {name}", "resumed", "finished"]
 
@@ -204,11 +204,11 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
     experiment = small(tmp_path)
     folder = RunDir(experiment.run_dir)
     with (
-        folder.held(pytest.fail),
+        folder.locked(pytest.fail),
         pytest.raises(ConfigError, match=rf"workdir.*{experiment.run_dir}"),
     ):
-        train(experiment)
-    train(experiment)
+        fit(experiment)
+    fit(experiment)
 
 
 # damage
@@ -263,11 +263,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     hurt = dataclasses.replace(whole, workdir=tmp_path / "hurt")
     with monkeypatch.context() as patch:
         ask_to_stop_in(patch, "step", signal.SIGTERM, 9)  # after step 18
-        train(hurt)
+        fit(hurt)
     checkpoint = hurt.run_dir / folder / str(newest(hurt, folder))
     harm(checkpoint)
     capsys.readouterr()
-    train(hurt)
+    fit(hurt)
     printed = capsys.readouterr().out
     assert re.search(rf"warning: .*{checkpoint}\b.*renamed to {checkpoint.name}\.corrupt", printed)
     assert checkpoint.with_name(f"{checkpoint.name}.corrupt").is_dir()
@@ -278,7 +278,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 
 def test_a_damaged_best_model_is_passed_over_by_load(tmp_path):
     experiment = small(tmp_path)
-    train(experiment)
+    fit(experiment)
     step = load(experiment.run_dir).step
     checkpoint = experiment.run_dir / "best" / str(step)
     corrupt(checkpoint)
@@ -288,27 +288,27 @@ def test_a_damaged_best_model_is_passed_over_by_load(tmp_path):
 
 def test_a_checkpoint_of_another_network_is_refused_with_its_arrays(tmp_path, monkeypatch):
     experiment = small(tmp_path)
-    train(experiment)
+    fit(experiment)
     longer = dataclasses.replace(experiment.train, steps=32)
     make = loop.make_program
 
-    def changed(*args):
-        made = make(*args)
+    def changed(*args, **parts):
+        made = make(*args, **parts)
 
-        def start():
-            state = made.start()
-            kernel = state.params["read_out"]["kernel"][:, :0]
-            return state._replace(params=state.params | {"read_out": {"kernel": kernel}})
+        def init():
+            state = made.init()
+            kernel = state.params["output_layer"]["kernel"][:, :0]
+            return state._replace(params=state.params | {"output_layer": {"kernel": kernel}})
 
-        return made._replace(start=start)
+        return made._replace(init=init)
 
     monkeypatch.setattr(loop, "make_program", changed)
     with pytest.raises(RunError) as error:
-        train(dataclasses.replace(experiment, train=longer))
+        fit(dataclasses.replace(experiment, train=longer))
     for names in (
         "checkpoints/24",
-        r"params\.read_out\.bias\b.*float32\[1\]",
-        r"params\.read_out\.kernel\b.*float32\[8, 1\].*float32\[8, 0\]",
+        r"params\.output_layer\.bias\b.*float32\[1\]",
+        r"params\.output_layer\.kernel\b.*float32\[8, 1\].*float32\[8, 0\]",
     ):
         assert re.search(names, str(error.value))
 
@@ -334,13 +334,13 @@ def disk(tmp_path):
 
 def test_a_full_disk_ends_the_run_and_leaves_it_good(tmp_path, disk):
     large = {"model": Model(hidden_size=96, embedding_size=4, dropout=0.2)}
-    train(whole := small(tmp_path, **large))
+    fit(whole := small(tmp_path, **large))
     full = dataclasses.replace(whole, workdir=disk("size=4m") / "run")
     (full.run_dir.parent / "other").write_bytes(bytes(3_200_000))
     with pytest.raises(RunError, match=rf"{full.run_dir}.*{os.strerror(errno.ENOSPC)}"):
-        train(full)
+        fit(full)
     (full.run_dir.parent / "other").unlink()
-    train(full)
+    fit(full)
     assert same(whole, full)
 
 
@@ -350,13 +350,13 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_lost(tmp_pat
         steps=8, log_every=4, eval_every=8, checkpoint_every=8, steps_per_dispatch=4
     ))  # fmt: skip
     experiment = dataclasses.replace(experiment, workdir=folder / "run")
-    train(experiment)
+    fit(experiment)
     before = figures(experiment)
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     longer = dataclasses.replace(experiment.train, steps=16)
     names = rf"workdir.*{experiment.run_dir}.*{os.strerror(errno.EROFS)}"
     with pytest.raises(ConfigError, match=names):
-        train(dataclasses.replace(experiment, train=longer))
+        fit(dataclasses.replace(experiment, train=longer))
     assert figures(experiment) == before
     assert load(experiment.run_dir).step == 8  # what is there can still be read
 
@@ -369,14 +369,13 @@ def with_nan_at(monkeypatch, step):
     make = loop.make_dataset
 
     def made(*args):
-        task = make(*args)
+        dataset = make(*args)
 
-        def batch(number, rows):
-            batch = task.batch(number, rows)
-            nan = np.full_like(batch.weights, np.nan)
-            return batch._replace(weights=nan) if number == step - 1 else batch
+        def batch(n, rows):
+            batch = dataset.batch(n, rows)
+            return batch._replace(weights=batch.weights * (np.nan if n == step - 1 else 1))
 
-        return dataclasses.replace(task, batch=batch)
+        return dataclasses.replace(dataset, batch=batch)
 
     monkeypatch.setattr(loop, "make_dataset", made)
 
@@ -386,7 +385,7 @@ def test_nan_stops_before_the_next_save_and_names_its_step(tmp_path, text, monke
     with_nan_at(monkeypatch, 11)
     names = r"\b11\b.*\bnan\b.*\b8\b.*--train\.on-nan skip"
     with pytest.raises(NotFiniteError, match=names):
-        train(experiment)
+        fit(experiment)
     assert figures(experiment)[-1]["step"] == 8
     assert newest(experiment) == 8
 
@@ -396,7 +395,7 @@ def test_nan_is_not_saved_when_a_signal_comes(tmp_path, text, monkeypatch):
     with_nan_at(monkeypatch, 9)
     ask_to_stop_in(monkeypatch, "step", signal.SIGTERM, 5)  # step 10: logs are at 8 and 12
     with pytest.raises(NotFiniteError, match=r"\b9\b.*\bnan\b"):
-        train(experiment)
+        fit(experiment)
     assert newest(experiment) == 8
 
 
@@ -404,7 +403,7 @@ def test_a_step_that_is_not_finite_can_be_skipped_and_is_counted(tmp_path, text,
     often = dataclasses.replace(small(tmp_path).train, on_nan="skip")
     experiment = small(tmp_path, data=text_data(text), train=often)
     with_nan_at(monkeypatch, 11)
-    train(experiment)
+    fit(experiment)
     skipped = {
         line["step"]: line["train/skipped"]
         for line in figures(experiment)
@@ -422,7 +421,7 @@ def test_skipping_every_step_is_an_error(tmp_path):
     )
     skip = dataclasses.replace(small(tmp_path).train, on_nan="skip")
     with pytest.raises(NotFiniteError, match=r"\b\d+\b.*\b(nan|inf)\b"):
-        train(
+        fit(
             small(
                 tmp_path,
                 optimizer=wild,
@@ -438,13 +437,13 @@ def test_skipping_every_step_is_an_error(tmp_path):
 
 def test_a_changed_learning_rate_is_gone_on_with_and_noted(tmp_path, capsys):
     experiment = small(tmp_path)
-    train(experiment)
+    fit(experiment)
     slower = dataclasses.replace(
         experiment,
         optimizer=dataclasses.replace(experiment.optimizer, learning_rate=1e-4),
         train=dataclasses.replace(experiment.train, steps=32),
     )
-    train(slower)
+    fit(slower)
     assert "changed: optimizer.learning_rate was 0.006, now 0.0001" in capsys.readouterr().out
     assert (
         "optimizer.learning_rate was 0.006, now 0.0001; train.steps was 24, now 32"

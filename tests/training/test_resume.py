@@ -15,24 +15,24 @@ import sys
 import numpy as np
 import pytest
 
-from lstm_jax.training import fit as loop
+from lstm_jax.training import start
 from lstm_jax.training.checkpointing.checkpoints import steps_in
 from lstm_jax.training.checkpointing.run_checkpoints import RunCheckpoints
 from lstm_jax.training.cli import main
 from lstm_jax.training.config import ConfigError, Data, Optimizer, Sample, Train
 from lstm_jax.training.data.tokens import read_tokens
 from lstm_jax.training.errors import RunError
-from lstm_jax.training.fit import train
-from lstm_jax.training.inference import evaluate_saved, load
+from lstm_jax.training.hooks import Console
+from lstm_jax.training.inference import evaluate, load
+from lstm_jax.training.loop import fit
 from lstm_jax.training.optimizer import learning_rate, make_optimizer, make_schedule
-from lstm_jax.training.run_dir import run_dir as run
+from lstm_jax.training.run_dir import RunDir, directory
 from lstm_jax.training.run_dir.lock import LOCK, SOFT_LOCK, locked
-from lstm_jax.training.run_dir.run_dir import RunDir
 from lstm_jax.training.run_dir.samples import entry, split
 from tests.cases import nightly
 from tests.training.checkpointing.test_damage import content
-from tests.training.test_fit import figures, new_directory, small, text_data
 from tests.training.test_kill import everything, silently
+from tests.training.test_loop import figures, new_directory, small, text_data
 from tests.training.test_reliability import ask_to_stop_in, corrupt, disk, events, whole
 
 __all__ = ["disk", "whole"]  # fixtures
@@ -44,7 +44,7 @@ def stopped(whole, folder, monkeypatch, where="step", after=9):
     experiment = dataclasses.replace(whole, workdir=folder)
     with monkeypatch.context() as patch:
         ask_to_stop_in(patch, where, signal.SIGTERM, after)
-        train(experiment)
+        fit(experiment)
     return experiment
 
 
@@ -57,7 +57,7 @@ def test_without_checksums_a_run_is_resumed_with_a_warning(tmp_path, whole, monk
     for path in run.run_dir.glob("*/*/notes"):
         shutil.rmtree(path)
     before = figures(run)
-    train(run)
+    fit(run)
     printed = capsys.readouterr().out
     assert "resuming from step 18" in printed
     assert printed.count("has no checksums") == 2
@@ -73,7 +73,7 @@ def test_where_no_checkpoint_can_be_restored_nothing_is_touched(
         corrupt(run.run_dir / "checkpoints" / str(step))
     before = content(run.run_dir)
     with pytest.raises(ConfigError, match=r"checkpoints.*\b18: .*\b16: .*[Nn]othing was changed"):
-        train(run)
+        fit(run)
     assert content(run.run_dir) == before
 
 
@@ -81,7 +81,7 @@ def test_all_models_are_corrupt_and_the_run_makes_one_again(tmp_path, whole, mon
     run = stopped(whole, tmp_path / "run", monkeypatch, "evaluation", 5)  # the report's
     for step in steps_in(run.run_dir / "best"):
         corrupt(run.run_dir / "best" / str(step))
-    train(run)
+    fit(run)
     assert load(run.run_dir).step == 24
     assert len(list((run.run_dir / "best").glob("*.corrupt"))) == 3
     assert everything(run)["metrics"] == everything(whole)["metrics"]
@@ -107,7 +107,7 @@ def test_the_best_model_is_on_the_disk_before_a_line_says_so(tmp_path, whole, mo
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    train(run)
+    fit(run)
     assert everything(run) == everything(whole)
 
 
@@ -118,14 +118,14 @@ def test_the_best_model_of_every_checkpoint_is_kept(tmp_path):
     )
     fast = Optimizer(learning_rate=0.03, warmup_steps=0, schedule="constant")
     run = small(tmp_path, train=many, optimizer=fast)
-    train(run)
+    fit(run)
     models, states = (steps_in(run.run_dir / name) for name in ("best", "checkpoints"))
     assert states == [48, 32]
     assert min(models) <= 32
     for state in states[:1]:
         corrupt(run.run_dir / "checkpoints" / str(state))
     longer = dataclasses.replace(run, train=dataclasses.replace(many, steps=64, patience=1))
-    train(longer)
+    fit(longer)
     losses = [line["eval/loss"] for line in figures(longer) if "eval/loss" in line]
     assert load(run.run_dir).step == 4 * (1 + int(np.argmin(losses)))
 
@@ -136,16 +136,14 @@ def test_a_second_signal_in_the_evaluation_that_a_resume_repeats(tmp_path, whole
         stopped(whole, tmp_path / "run", monkeypatch, "evaluation", 1)
         assert events(run)[-1] == "stopped by SIGTERM"
         assert figures(run)[-1]["step"] == 12
-    train(run)
+    fit(run)
     assert everything(run) == everything(whole)
 
 
 def test_fewer_steps_than_were_done(tmp_path, whole, monkeypatch):
     """The checkpoint was not evaluated before, and its step is no multiple of eval_every."""
     run = stopped(whole, tmp_path / "run", monkeypatch, after=2)
-    train(
-        dataclasses.replace(run, train=dataclasses.replace(run.train, steps=2, checkpoint_every=4))
-    )
+    fit(dataclasses.replace(run, train=dataclasses.replace(run.train, steps=2, checkpoint_every=4)))
     assert load(run.run_dir).step == 4
 
 
@@ -155,7 +153,7 @@ def test_what_other_settings_will_not_make_again_is_renamed(tmp_path, whole, mon
     shutil.copytree(whole.run_dir, run.run_dir)
     corrupt(run.run_dir / "checkpoints" / "24")
     slower = dataclasses.replace(run.optimizer, learning_rate=1e-5)
-    train(dataclasses.replace(run, optimizer=slower))
+    fit(dataclasses.replace(run, optimizer=slower))
     assert (run.run_dir / "best" / "24.superseded").is_dir()
     later = (run.run_dir / "metrics.jsonl.superseded").read_text().splitlines()
     assert [json.loads(line)["step"] for line in later] == [18, 20, 24, 24]
@@ -175,10 +173,10 @@ def test_killed_before_what_other_settings_made_is_renamed(tmp_path, whole, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "RunCheckpoints", interrupt)
+        patch.setattr(start, "RunCheckpoints", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            train(experiment)
-    train(experiment)
+            fit(experiment)
+    fit(experiment)
     assert (experiment.run_dir / "best" / "24.superseded").is_dir()
 
 
@@ -199,11 +197,11 @@ def test_a_directory_of_checkpoints_that_is_gone(tmp_path, whole, monkeypatch, h
     harm(run.run_dir / name)
     before = content(run.run_dir)
     if name == "best" and harm is shutil.rmtree:  # they are made again
-        train(run)
+        fit(run)
         assert load(run.run_dir).step == 24
         return
     with pytest.raises(ConfigError, match=rf"workdir.*{run.run_dir / name}.*--workdir"):
-        train(run)
+        fit(run)
     assert content(run.run_dir) == before
 
 
@@ -218,7 +216,7 @@ def test_a_bad_line_of_metrics_is_moved_aside(tmp_path, whole, monkeypatch, caps
     path = run.run_dir / "metrics.jsonl"
     first, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(first + b"\n" + line + b"\n" + rest)
-    train(run)
+    fit(run)
     assert figures(run) == figures(whole)
     assert re.search(r"warning: .*metrics\.jsonl.*\b1 invalid line\b", capsys.readouterr().out)
     assert path.with_name("metrics.jsonl.corrupt").read_bytes() == line + b"\n"
@@ -228,7 +226,7 @@ def test_a_byte_order_mark_and_an_incomplete_last_line(tmp_path, whole, monkeypa
     run = stopped(whole, tmp_path / "run", monkeypatch)
     path = run.run_dir / "metrics.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b'{"step": 20, "tr')
-    train(run)
+    fit(run)
     assert figures(run) == figures(whole)
     assert "warning" not in capsys.readouterr().out
 
@@ -237,9 +235,9 @@ def test_samples_that_look_like_headings_and_have_carriage_returns(tmp_path, tex
     text.write_bytes(text.read_bytes().replace(b". ", b".\r\n=== step 6\r"))
     prompt = Sample(prompt="=== step 12\n\r=== step 5 ", length=20)
     run = small(tmp_path, "run", data=text_data(text), sample=prompt)
-    train(run)
+    fit(run)
     again = stopped(run, tmp_path / "again", monkeypatch)
-    train(again)
+    fit(again)
     samples = [(r.run_dir / "samples.txt").read_bytes() for r in (run, again)]
     assert samples[0] == samples[1]
     assert samples[0].count(b"\\=== step 12\n\r=== step 5 ") == 4
@@ -258,7 +256,7 @@ def test_killed_while_the_directory_was_created(tmp_path, left):
     run.run_dir.mkdir()
     for name in left:
         (run.run_dir / name).write_text('{"nam' if name == "config.json.new" else "")
-    assert train(run) is not None
+    assert fit(run) is not None
 
 
 # data
@@ -266,15 +264,15 @@ def test_killed_while_the_directory_was_created(tmp_path, left):
 
 def test_data_that_moved_is_found_by_its_content(tmp_path, text, monkeypatch, capsys):
     whole = small(tmp_path, "whole", data=text_data(text))
-    train(whole)
+    fit(whole)
     run = stopped(whole, tmp_path / "run", monkeypatch)
     moved = text.with_name("moved.txt")
     text.rename(moved)
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, path=moved))
-    train(run)
+    fit(run)
     assert f"data.path was {text}, now {moved}" in capsys.readouterr().out
     assert everything(run) == everything(whole)
-    assert "complete" in (train(run) and capsys.readouterr().out)
+    assert "complete" in (fit(run) and capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("task", ["arrays", "text"])
@@ -292,7 +290,7 @@ def test_other_data_in_another_place_is_refused(tmp_path, text, task):
         one, other = text, text.with_name("other.txt")
         data, changed = text_data(text), None
     run = small(tmp_path, "run", data=data)
-    train(run)
+    fit(run)
     for n in range(30 if changed else 1):
         if changed:
             np.savez(other, inputs=changed[n])
@@ -300,16 +298,16 @@ def test_other_data_in_another_place_is_refused(tmp_path, text, task):
             other.write_text(text.read_text().replace("fox", "fix", 1))
         moved = dataclasses.replace(run, data=dataclasses.replace(data, path=other))
         with pytest.raises(ConfigError, match=r"data\.path"):
-            train(moved)
+            fit(moved)
 
 
 def test_evaluate_takes_the_place_of_the_data(tmp_path, text, capsys):
     run = small(tmp_path, "run", data=text_data(text))
-    train(run)
-    lines = list(evaluate_saved(run.run_dir))
+    fit(run)
+    lines = list(evaluate(run.run_dir))
     moved = text.rename(text.with_name("moved.txt"))
     with pytest.raises(ConfigError, match=r"data\.path"):
-        list(evaluate_saved(run.run_dir))
+        list(evaluate(run.run_dir))
     capsys.readouterr()
     assert main(["evaluate", str(run.run_dir), "--data.path", str(moved)], moved) == 0
     assert capsys.readouterr().out.splitlines() == lines
@@ -354,7 +352,7 @@ def rates(run):
 @pytest.mark.parametrize("schedule", ["cosine", *nightly("constant", "linear")])
 def test_the_learning_rate_is_logged(tmp_path, schedule):
     run = small(tmp_path, optimizer=Optimizer(warmup_steps=2, schedule=schedule))
-    train(run)
+    fit(run)
     rate = make_schedule(run.optimizer, run.train)
     assert rates(run) == {s: pytest.approx(float(rate(s - 1)), rel=1e-5) for s in range(4, 25, 4)}
 
@@ -365,7 +363,7 @@ def test_the_learning_rate_of_plateaus(tmp_path, name):
         name=name, learning_rate=1e-30, warmup_steps=0, schedule="plateau", plateau_patience=1
     )
     run = small(tmp_path, optimizer=flat)
-    train(run)
+    fit(run)
     logged = list(rates(run).values())
     assert logged[0] == pytest.approx(1e-30)
     assert logged[-1] < 0.6 * logged[0]
@@ -392,10 +390,10 @@ def test_the_learning_rate_is_that_of_the_update():
 
 def test_a_jump_of_the_learning_rate_is_said_and_a_flag_avoids_it(tmp_path, capsys):
     run = small(tmp_path)
-    train(run)
+    fit(run)
     shutil.copytree(run.run_dir, tmp_path / "kept")
     longer = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=48))
-    train(longer)
+    fit(longer)
     said = r"the learning rate at step 24 was 0, now 0\.0032.*--optimizer\.decay-steps 24\b"
     assert re.search(f"changed: {said}", capsys.readouterr().out)
     assert re.search(said, events(run)[2])
@@ -406,7 +404,7 @@ def test_a_jump_of_the_learning_rate_is_said_and_a_flag_avoids_it(tmp_path, caps
         workdir=tmp_path / "kept",
         optimizer=dataclasses.replace(run.optimizer, decay_steps=24),
     )
-    train(kept)  # at the end of its schedule
+    fit(kept)  # at the end of its schedule
     assert "learning rate" not in capsys.readouterr().out
     assert rates(kept)[48] == 0
 
@@ -425,14 +423,14 @@ def test_decay_steps_needs_a_schedule_that_decays():
 
 def test_a_complete_run_is_not_changed(tmp_path, text, capsys):
     run = small(tmp_path, data=text_data(text))
-    result = train(run)
+    result = fit(run)
     before = {
         p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.run_dir.rglob("*") if p.is_file()
     }
     shown = dataclasses.replace(run, sample=Sample(prompt="fox", length=9))
     capsys.readouterr()
     for again in (run, shown):
-        assert train(again) == result
+        assert fit(again) == result
         assert re.search(rf"{run.run_dir} is complete: best step \d+", capsys.readouterr().out)
     assert before == {
         p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.run_dir.rglob("*") if p.is_file()
@@ -441,28 +439,28 @@ def test_a_complete_run_is_not_changed(tmp_path, text, capsys):
 
 def test_killed_when_a_longer_run_starts_it_is_not_complete(tmp_path, monkeypatch):
     experiment = small(tmp_path)
-    train(experiment)
+    fit(experiment)
     longer = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=32))
 
     def interrupt():
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "environment", interrupt)  # config.json was just written
+        patch.setattr(directory, "environment", interrupt)  # config.json was just written
         with pytest.raises(KeyboardInterrupt):
-            train(longer)
-    train(longer)
+            fit(longer)
+    fit(longer)
     assert figures(longer)[-1]["step"] == 32
 
 
 @pytest.mark.parametrize(
-    "text_of_result", ["{", *nightly("[]", '{"step": 1}', '{"step": 1, "figures": {}}')]
+    "text_of_result", ["{", *nightly("[]", '{"step": 1}', '{"step": 1, "metrics": {}}')]
 )
 def test_a_result_that_is_not_one_is_written_again(tmp_path, whole, text_of_result):
     run = dataclasses.replace(whole, workdir=tmp_path / "run")
     shutil.copytree(whole.run_dir, run.run_dir)
     (run.run_dir / "result.json").write_text(text_of_result)
-    train(run)
+    fit(run)
     assert everything(run) == everything(whole)
 
 
@@ -512,12 +510,12 @@ def test_any_other_error_of_a_lock_is_not_another_process(tmp_path, monkeypatch)
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(ConfigError, match=os.strerror(errno.EIO)):
-        train(small(tmp_path))
+        fit(small(tmp_path))
 
 
 def test_the_trainer_can_be_imported_without_fcntl():
     """As on Windows, where filelock has another lock."""
-    code = "import sys; sys.modules['fcntl'] = None; import lstm_jax.training.fit"
+    code = "import sys; sys.modules['fcntl'] = None; import lstm_jax.training.loop"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
@@ -537,16 +535,16 @@ def test_a_full_disk_at_each_file(tmp_path, whole, monkeypatch, disk, name):
     if name.endswith(".new"):
         full(disk, path)
     else:  # not before: a resume replaces these files
-        fill = lambda self: before.append(full(disk, path))  # noqa: E731
-        monkeypatch.setattr(loop.Trainer, "_introduce", fill)
+        fill = lambda self, run: before.append(full(disk, path))  # noqa: E731
+        monkeypatch.setattr(Console, "on_start", fill)
     with pytest.raises(RunError, match=rf"cannot write.*{os.strerror(errno.ENOSPC)}") as error:
-        train(run)
+        fit(run)
     assert str(error.value).count("\n") == 0
     if before:
         path.unlink()
         path.write_bytes(*before)
     monkeypatch.undo()
-    train(run)
+    fit(run)
     assert everything(run) == everything(whole)
 
 
@@ -570,23 +568,23 @@ def test_a_full_disk_before_anything_is_written(tmp_path, disk):
     run.run_dir.mkdir()
     full(disk, run.run_dir / "config.json.new")
     with pytest.raises(RunError, match=os.strerror(errno.ENOSPC)):
-        train(run)
-    assert train(run) is not None
+        fit(run)
+    assert fit(run) is not None
 
 
 def test_a_full_disk_at_the_best_model(tmp_path, text, monkeypatch, disk):
     large = {"model": dataclasses.replace(small(tmp_path).model, hidden_size=96)}
     whole = small(tmp_path, "whole", data=text_data(text), **large)
-    train(whole)
+    fit(whole)
     run = stopped(whole, tmp_path / "run", monkeypatch, after=2)  # before the first evaluation
     best = run.run_dir / "best"
     best.rmdir()
     best.symlink_to(disk("size=64k"))
     with pytest.raises(RunError, match=rf"{best}.*{os.strerror(errno.ENOSPC)}"):
-        train(run)
+        fit(run)
     assert not any("eval/loss" in line for line in figures(run))
     best.unlink()
-    train(run)
+    fit(run)
     assert everything(run) == everything(whole)
 
 

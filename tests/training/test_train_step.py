@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from lstm_jax.training.config import Data, Experiment, Mesh, Model, Optimizer, Train
-from lstm_jax.training.data.make import make_dataset
-from lstm_jax.training.data.sequences import stack
-from lstm_jax.training.parallel.layout import spread
+from lstm_jax.training.data import make_dataset
 from lstm_jax.training.program import make_program
 
 STRICT = False
@@ -27,21 +25,22 @@ def update(text):
         train=Train(steps=1, log_every=1, eval_every=1, checkpoint_every=1, steps_per_dispatch=1),
         mesh=Mesh(data=1),
     )
-    task = make_dataset(base)
-    batch = stack([task.batch(0, np.zeros(B, int))])  # B times the first sequence
+    dataset = make_dataset(base)
+    one = dataset.batch(0, np.array([0]))
+    batch = jax.tree.map(lambda a: np.repeat(a[None], B, axis=-1), one)
     programs = {}
 
     def update(reset_probability, step=0, start=1.0):
         data = dataclasses.replace(base.data, reset_probability=reset_probability)
         experiment = dataclasses.replace(base, data=data)
         if reset_probability not in programs:
-            programs[reset_probability] = make_program(experiment, task, jax.devices())
+            programs[reset_probability] = make_program(experiment, dataset, jax.devices())
         program = programs[reset_probability]
-        with jax.set_mesh(program.mesh):
-            state = program.start()
+        with jax.set_mesh(program.layout.mesh):
+            state = program.init()
             carry = jax.tree.map(lambda a: jnp.full_like(a, start), state.carry)
             state = state._replace(step=jnp.full_like(state.step, step), carry=carry)
-            state, _ = program.update(state, spread(program.mesh, batch, B))
+            state, _ = program.train_steps(state, batch)
         return np.asarray(state.carry[0].C)
 
     return update

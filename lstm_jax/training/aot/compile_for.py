@@ -63,12 +63,12 @@ def _report(experiment: Experiment, wanted: Slice) -> int:
 
     logging.getLogger("lstm_jax").setLevel(logging.ERROR)  # which backend runs is said below
     devices = _devices(wanted)
-    task, batches = outline(experiment)
-    program = make_program(experiment, task, devices)
+    dataset, batches = outline(experiment)
+    program = make_program(experiment, dataset, devices)
     output.say(
         f"{experiment.name} on {wanted.name}: {wanted.chips} chips, {devices[0].device_kind}"
     )
-    output.say(task.summary)
+    output.say(dataset.summary)
     output.say("\n".join(introduce(experiment, program)))
     done = rehearse(experiment, program, batches)
     output.say("\n".join(work(experiment, program, done)))

@@ -8,11 +8,11 @@ from lstm_jax.training.aot.rehearsal import rehearse
 from lstm_jax.training.aot.report import introduce, memory_line, table, work
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.config.json import as_json
-from lstm_jax.training.data.make import make_dataset
+from lstm_jax.training.data import make_dataset
 from lstm_jax.training.data.outline import shapes_of
-from lstm_jax.training.fit import check
 from lstm_jax.training.monitoring import console as output
 from lstm_jax.training.program import make_program
+from lstm_jax.training.start import check
 
 
 def dry_run(experiment: Experiment) -> None:
@@ -21,15 +21,15 @@ def dry_run(experiment: Experiment) -> None:
     Raises:
       ConfigError: if it could not be trained.
     """
-    task = make_dataset(experiment)
-    program = make_program(experiment, task, jax.devices())
-    check(experiment, task)
+    dataset = make_dataset(experiment)
+    program = make_program(experiment, dataset, jax.devices())
+    check(experiment, dataset)
     output.say(json.dumps(as_json(experiment), indent=2))
-    output.say(task.summary)
+    output.say(dataset.summary)
     output.say("\n".join([*introduce(experiment, program), "", *table(program), ""]))
-    done = rehearse(experiment, program, shapes_of(task, experiment))
+    done = rehearse(experiment, program, shapes_of(dataset, experiment))
     output.say("\n".join(work(experiment, program, done)))
-    limit = (program.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+    limit = (program.layout.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
     output.say(memory_line(done.memory, "device", limit))
     output.say(
         f"compiled in {done.seconds:.1f} s; nothing was trained, nor written to {experiment.run_dir}"

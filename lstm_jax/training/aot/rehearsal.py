@@ -12,7 +12,7 @@ from lstm_jax.training.aot.hlo import Collective, collectives
 from lstm_jax.training.aot.traced import matmul_flops, recurrences
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.parallel.layout import abstract, batch_shardings
+from lstm_jax.training.parallel.layout import with_shardings
 from lstm_jax.training.program import Program
 
 GIB = 2**30
@@ -55,11 +55,12 @@ class Rehearsal:
 def rehearse(experiment: Experiment, program: Program, batches: Batch | None) -> Rehearsal:
     """Compiles the training step for the program's devices."""
     began = time.monotonic()
-    device = program.mesh.devices.flat[0]
+    mesh = program.layout.mesh
+    device = mesh.devices.flat[0]
     if batches is not None:
-        batches = abstract(batches, batch_shardings(program.mesh, batches))
-    with jax.set_mesh(program.mesh):
-        traced = program.update.trace(program.state, batches)  # type: ignore[attr-defined]
+        batches = with_shardings(batches, program.layout.batches(batches))
+    with jax.set_mesh(mesh):
+        traced = program.train_steps.trace(program.state, batches)  # type: ignore[attr-defined]
         memory, sent = _compiled(traced, device.platform, bytes_a_device((program.state, batches)))
     model = experiment.model
     ran = recurrences(traced.jaxpr, device.platform, device.device_kind)

@@ -14,7 +14,7 @@ TIME_LOOP = "(_lstm)"  # in the names of a layer's own loops
 
 def introduce(experiment: Experiment, program: Program) -> list[str]:
     """How the devices share the work, and what the state takes."""
-    mesh, state = program.mesh, program.state
+    mesh, state = program.layout.mesh, program.state
     parts = {"parameters": state.params, "optimizer state": state.opt_state}
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     axes = " x ".join(f"{name} {n}" for name, n in mesh.shape.items())
@@ -55,7 +55,7 @@ def work(experiment: Experiment, program: Program, done: Rehearsal) -> list[str]
         for (backend, reason), names in layers.items()
     ]
     lines.append(
-        f"FLOPs a step, of matrix products: {done.flops:.3g}, {done.flops / program.mesh.size:.3g} "
+        f"FLOPs a step, of matrix products: {done.flops:.3g}, {done.flops / program.layout.mesh.size:.3g} "
         "a device"
     )
     if done.collectives is None:

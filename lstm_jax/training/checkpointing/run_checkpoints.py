@@ -13,10 +13,9 @@ import numpy as np
 from lstm_jax.training.checkpointing.checkpoints import Checkpoint, Checkpoints, steps_in
 from lstm_jax.training.config import ConfigError, Train
 from lstm_jax.training.errors import NotFiniteError
-from lstm_jax.training.evaluation import Metrics
+from lstm_jax.training.metrics import StepMetrics
 from lstm_jax.training.parallel import processes as distributed
-from lstm_jax.training.run_dir import files
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir, files
 from lstm_jax.training.train_state import TrainState
 
 
@@ -26,7 +25,7 @@ class Start(NamedTuple):
     Attributes:
       step: Number of steps done.
       state: The state after them.
-      since_log: Metrics of steps that are not in metrics.jsonl yet.
+      pending: StepMetrics of steps that are not in metrics.jsonl yet.
       best_loss: Validation loss of the best model; infinite without one.
       corrupt: Reasons why later checkpoints, of states and of models, cannot be read.
       warnings: Messages about what was restored.
@@ -34,7 +33,7 @@ class Start(NamedTuple):
 
     step: int
     state: TrainState
-    since_log: list[Metrics]
+    pending: list[StepMetrics]
     best_loss: float
     corrupt: dict[str, dict[int, str]]
     warnings: list[str]
@@ -44,7 +43,7 @@ class RunCheckpoints:
     """The checkpoints in a run directory. Close it, or the last one may be incomplete.
 
     Args:
-      folder: The run directory.
+      run_dir: The run directory.
       start: What :func:`restore` returned.
       run: How many checkpoints to keep.
       repeats: Whether training will make the models after the start again. They are removed then, and
@@ -54,7 +53,7 @@ class RunCheckpoints:
 
     def __init__(
         self,
-        folder: RunDir,
+        run_dir: RunDir,
         start: Start,
         run: Train,
         repeats: bool,
@@ -63,26 +62,26 @@ class RunCheckpoints:
         self.warn, self.keep_best, self.best_loss = warn, run.keep_best, start.best_loss
         for name, reasons in start.corrupt.items():
             for step, reason in reasons.items():
-                path = folder.file(name) / str(step)
-                aside = files.set_aside(path) if folder.writes else path
+                path = run_dir.file(name) / str(step)
+                aside = files.set_aside(path) if run_dir.writes else path
                 warn(f"the checkpoint {path} is corrupt ({reason}); renamed to {aside.name}")
-        for step in () if repeats else steps_in(folder.file("best")):
-            if step > start.step and folder.writes:
-                aside = files.set_aside(folder.file("best") / str(step), "superseded")
+        for step in () if repeats else steps_in(run_dir.file("best")):
+            if step > start.step and run_dir.writes:
+                aside = files.set_aside(run_dir.file("best") / str(step), "superseded")
                 warn(f"the model of step {step:,} is of other settings; renamed to {aside.name}")
         distributed.wait_for_all("checkpoints were renamed")
-        self.folder = folder
-        self.states = Checkpoints(folder.file("checkpoints"), keep=run.keep_last)
-        self.best = Checkpoints(folder.file("best"))
+        self.run_dir = run_dir
+        self.states = Checkpoints(run_dir.file("checkpoints"), keep=run.keep_last)
+        self.best = Checkpoints(run_dir.file("best"))
         for checkpoints in (self.states, self.best):
             checkpoints.drop(lambda step: step > start.step)  # training will make them again
         self.keep_last, self.saved = run.keep_last, self.states.steps()
 
-    def save(self, step: int, state: TrainState, since_log: Metrics) -> None:
+    def save(self, step: int, state: TrainState, pending: StepMetrics) -> None:
         """Saves a state to resume from, after metrics, samples and best models are on the disk."""
-        self.folder.sync()
+        self.run_dir.sync()
         self.best.wait()
-        since = {name: values.tolist() for name, values in since_log.items()}
+        since = {name: values.tolist() for name, values in pending.items()}
         self.states.save(step, state, state.params, {"since_log": since})
         self.saved = [step, *self.saved]
         self._drop_old_models(
@@ -141,7 +140,7 @@ class RunCheckpoints:
         self.best.drop(lambda step: step not in needed)
 
 
-def restore(folder: RunDir, state: TrainState, steps_per_dispatch: int) -> Start:
+def restore(run_dir: RunDir, state: TrainState, steps_per_dispatch: int) -> Start:
     """Restores the latest checkpoint that is not corrupt, or returns ``state``. Changes nothing.
 
     Raises:
@@ -149,69 +148,69 @@ def restore(folder: RunDir, state: TrainState, steps_per_dispatch: int) -> Start
         ``steps_per_dispatch`` steps cannot start from there.
     """
     for name in ("checkpoints", "best"):
-        path = folder.file(name)
+        path = run_dir.file(name)
         if (path.exists() or path.is_symlink()) and not path.is_dir():
             raise ConfigError(
                 f"workdir: expected {path} to be a directory. Nothing was changed. Restore it from a "
                 "copy, or choose another directory with --workdir."
             )
-    found, corrupt = _latest(folder, "checkpoints", state)
-    if found is None and not corrupt and folder.had_checkpoints():
+    found, corrupt = _latest(run_dir, "checkpoints", state)
+    if found is None and not corrupt and run_dir.had_checkpoints():
         raise ConfigError(
-            f"workdir: {folder.path} holds a run without its checkpoints. Nothing was changed. Restore "
-            f"{folder.file('checkpoints')} from a copy, or choose another directory with --workdir."
+            f"workdir: {run_dir.path} holds a run without its checkpoints. Nothing was changed. Restore "
+            f"{run_dir.file('checkpoints')} from a copy, or choose another directory with --workdir."
         )
     if found is None and corrupt:
         reasons = "; ".join(f"{step}: {reason}" for step, reason in corrupt.items())
         raise ConfigError(
-            f"workdir: no checkpoint in {folder.file('checkpoints')} can be restored ({reasons}). "
+            f"workdir: no checkpoint in {run_dir.file('checkpoints')} can be restored ({reasons}). "
             "Nothing was changed. Restore the files from a copy, or choose another directory with "
             "--workdir."
         )
-    step, since_log, warnings = 0, [], []
+    step, pending, warnings = 0, [], []
     if found is not None:
         step, state = found.step, found.state
         since = {n: _array(values) for n, values in found.notes.get("since_log", {}).items()}
-        since_log = [since] if since else []
+        pending = [since] if since else []
         if not found.verified:
-            warnings.append(_unverified(folder, "checkpoints", step))
+            warnings.append(_unverified(run_dir, "checkpoints", step))
     if step % steps_per_dispatch:
         raise ConfigError(
             f"train.steps_per_dispatch: expected a divisor of {step}, the step to resume from, got "
             f"{steps_per_dispatch}."
         )
-    best, corrupt_models = _latest(folder, "best", state.params, up_to=step)
+    best, corrupt_models = _latest(run_dir, "best", state.params, up_to=step)
     best_loss = np.inf
     if best is not None:
-        best_loss = best.notes.get("loss", _loss_at(folder, best.step))
+        best_loss = best.notes.get("loss", _loss_at(run_dir, best.step))
         if not best.verified:
-            warnings.append(_unverified(folder, "best", best.step))
+            warnings.append(_unverified(run_dir, "best", best.step))
     both = {"checkpoints": corrupt, "best": corrupt_models}
-    return Start(step, state, since_log, best_loss, both, warnings)
+    return Start(step, state, pending, best_loss, both, warnings)
 
 
 def _latest(
-    folder: RunDir, name: str, like: Any, up_to: int | None = None
+    run_dir: RunDir, name: str, like: Any, up_to: int | None = None
 ) -> tuple[Checkpoint | None, dict[int, str]]:
-    if not steps_in(folder.file(name)):
+    if not steps_in(run_dir.file(name)):
         return None, {}
-    checkpoints = Checkpoints(folder.file(name), read_only=True)
+    checkpoints = Checkpoints(run_dir.file(name), read_only=True)
     try:
         return checkpoints.restore_latest(like, up_to)
     finally:
         checkpoints.close()
 
 
-def _unverified(folder: RunDir, name: str, step: int) -> str:
+def _unverified(run_dir: RunDir, name: str, step: int) -> str:
     return (
-        f"the checkpoint {folder.file(name) / str(step)} has no checksums: it was restored, but its "
+        f"the checkpoint {run_dir.file(name) / str(step)} has no checksums: it was restored, but its "
         "numbers were not verified"
     )
 
 
-def _loss_at(folder: RunDir, step: int) -> float:
+def _loss_at(run_dir: RunDir, step: int) -> float:
     """Returns the validation loss of a step in metrics.jsonl, infinite if it is not there."""
-    losses = [m["eval/loss"] for m in folder.metrics() if m["step"] == step and "eval/loss" in m]
+    losses = [m["eval/loss"] for m in run_dir.metrics() if m["step"] == step and "eval/loss" in m]
     return losses[-1] if losses else np.inf
 
 

@@ -1,37 +1,33 @@
-"""An experiment as ``config.json`` has it, and what two of them differ in."""
+"""An experiment as JSON, as in ``config.json``, and the differences between two experiments."""
 
-import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
-from lstm_jax.training import config
-from lstm_jax.training.config import Experiment
-from lstm_jax.training.config.overrides import values
+from pydantic import TypeAdapter, ValidationError
 
-GROUPS = {
-    "model": config.Model,
-    "data": config.Data,
-    "optimizer": config.Optimizer,
-    "train": config.Train,
-    "log": config.Log,
-    "mesh": config.Mesh,
-    "sample": config.Sample,
-}
+from lstm_jax.training.config.fields import explain
+from lstm_jax.training.config.overrides import values
+from lstm_jax.training.config.schema import Experiment
+from lstm_jax.training.errors import ConfigError
+
+ADAPTER = TypeAdapter(Experiment)
 
 
 def as_json(experiment: Experiment) -> dict[str, Any]:
-    """An experiment as JSON has it: paths as strings."""
-    return json.loads(json.dumps(dataclasses.asdict(experiment), default=str))
+    """Returns an experiment as JSON values, paths as strings."""
+    return ADAPTER.dump_python(experiment, mode="json")
 
 
-def from_json(content: dict[str, Any]) -> Experiment:
-    """The inverse of :func:`as_json`."""
-    fields = dict(content)
-    for name, group in GROUPS.items():
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.get(name, {}).items()}
-        fields[name] = group(**_with_path(given, "path"))
-    return Experiment(**_with_path(fields, "workdir"))
+def from_json(content: Any) -> Experiment:
+    """Returns an experiment from JSON values. The inverse of :func:`as_json`.
+
+    Raises:
+      ConfigError: If the content is no experiment, or has unknown fields or values.
+    """
+    try:
+        return ADAPTER.validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise ConfigError(explain(error, Experiment, "")) from None
 
 
 def differences(before: Experiment, now: Experiment) -> dict[str, str]:
@@ -42,8 +38,3 @@ def differences(before: Experiment, now: Experiment) -> dict[str, str]:
         for name in sorted(old)
         if old[name] != new[name]
     }
-
-
-def _with_path(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    value = fields.get(name)
-    return fields | {name: Path(value)} if value is not None else fields

@@ -1,108 +1,109 @@
-"""Changes to an experiment: fields by their full names, such as ``model.hidden_size``, to values."""
+"""Overrides: new values for fields of an experiment by their full names, such as ``model.hidden_size``."""
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 from urllib.parse import quote
 
-from lstm_jax.training.config.schema import (
-    Experiment,
-    Range,
-    listed,
-    plain,
-    type_error,
-)
-from lstm_jax.training.errors import ConfigError
+from lstm_jax.training.config.fields import as_python, check_value, shown
+from lstm_jax.training.config.file import Range
+from lstm_jax.training.config.schema import Experiment
+from lstm_jax.training.errors import ConfigError, did_you_mean
 
-LONGEST_NAME = 120
+MAX_NAME_LENGTH = 120
 
 
 def grid(sweep: object) -> list[dict[str, Any]]:
-    """The overrides of each run: a dict of lists is a grid, a list of dicts is as it is.
+    """Returns the overrides of each run of a sweep.
+
+    Args:
+      sweep: A dict of fields to lists of values, of which every combination is a run, or a list with a
+        dict of fields to values for each run. NumPy arrays may take the place of lists.
 
     Raises:
-      ConfigError: if it is neither, or empty.
+      ConfigError: If the sweep is neither, or empty.
 
     >>> grid({"seed": [0, 1], "model.cell": ["lstm"]})
     [{'seed': 0, 'model.cell': 'lstm'}, {'seed': 1, 'model.cell': 'lstm'}]
     """
+    runs: Any = sweep
     if isinstance(sweep, dict):
-        sweep = {name: listed(values) for name, values in sweep.items()}
-    runs = sweep
-    if isinstance(sweep, dict):
-        for name, values in sweep.items():
-            if not isinstance(values, list | tuple):
-                raise ConfigError(f"sweep: expected a list of values for {name}, got {values!r}.")
-        runs = [dict(zip(sweep, row, strict=True)) for row in itertools.product(*sweep.values())]
+        columns = {name: _as_list(values) for name, values in sweep.items()}
+        for name, values in columns.items():
+            if not isinstance(values, list):
+                raise ConfigError(f"sweep: {name} must be a list of values, got {shown(values)}.")
+        runs = [
+            dict(zip(columns, row, strict=True)) for row in itertools.product(*columns.values())
+        ]
     if not isinstance(runs, list | tuple) or not all(isinstance(run, dict) for run in runs):
         raise ConfigError(
-            "sweep: expected a dict of lists, such as {'model.hidden_size': [128, 256]}, or a list of "
-            f"dicts, such as [{{'model.hidden_size': 128}}], got {sweep!r}."
+            "sweep must be a dict of lists, such as {'model.hidden_size': [128, 256]}, or a list of "
+            f"dicts, such as [{{'model.hidden_size': 128}}], got {shown(sweep)}."
         )
     if not sweep or not runs:
-        raise ConfigError(f"sweep: expected at least one run, got {sweep!r}.")
-    return [dict(zip(run, listed(list(run.values())), strict=True)) for run in runs]
+        raise ConfigError(f"sweep must have at least one run, got {shown(sweep)}.")
+    return [{name: as_python(value) for name, value in run.items()} for run in runs]
 
 
 def check_names(where: str, names: Iterable[object], given: Experiment, config: Experiment) -> None:
-    """Looks whether an experiment has these fields, and leaves them to the sweep.
+    """Checks that a sweep or a search may set these fields.
 
     Args:
-      where: what to call the place that names them.
-      names: of the fields.
-      given: the experiment with the command line over it.
-      config: the experiment of the file.
+      where: The name of the sweep or search in an error message.
+      names: The full names of the fields.
+      given: The experiment of the config file and the command line.
+      config: The experiment of the config file.
 
     Raises:
-      ConfigError: if not; it names the nearest field that exists.
+      ConfigError: If a field does not exist or is also set on the command line.
     """
     known, before = values(given), values(config)
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "--help lists them."
-            raise ConfigError(f"{where}: there is no field {name}; {hint}")
+            hint = did_you_mean(str(name), known) or " See --help for the fields."
+            raise ConfigError(f"{where}: {name} is not a field.{hint}")
         if name == "workdir":
-            raise ConfigError(f"{where}: workdir is not for it to set: each run gets its own.")
+            raise ConfigError(f"{where}: workdir cannot be set: each run has its own directory.")
         if known[name] != before[name]:
             raise ConfigError(
-                f"{where}: {name} is given on the command line too; leave it out of one of the two."
+                f"{where}: {name} is also set on the command line. Remove it from one of the two."
             )
 
 
 def check_space(space: object, given: Experiment, config: Experiment) -> dict[str, Any]:
-    """A search space, looked at as far as can be before any of its points is drawn.
+    """Returns a search space, validated, with lists in place of NumPy arrays.
 
     Raises:
-      ConfigError: if it is not a dict of ranges and lists, names a field that does not exist, or has a
-        value that is not of the field's type.
+      ConfigError: If it is not a dict of ranges and lists, names a field that does not exist, or has a
+        value that the field does not accept.
     """
     if not isinstance(space, dict) or not space:
         raise ConfigError(
-            "search: expected a dict of ranges and lists, such as {'model.dropout': Range(0.0, 0.5)}, "
-            f"got {space!r}."
+            "search must be a dict of ranges and lists, such as {'model.dropout': Range(0.0, 0.5)}, "
+            f"got {shown(space)}."
         )
     check_names("search", space, given, config)
-    space = {name: listed(values) for name, values in space.items()}
+    space = {name: _as_list(values) for name, values in space.items()}
     for name, values in space.items():
-        if not isinstance(values, Range | list | tuple) or not values:
-            raise ConfigError(f"search: expected a Range or a list for {name}, got {values!r}.")
-        ends = (values.low, values.high) if isinstance(values, Range) else values
-        for value in ends:
-            hint = _hint(given, name)
-            if (expected := type_error(hint, plain(hint, value))) is not None:
-                raise ConfigError(f"search: {name}: expected {expected}, got {value!r}.")
+        if not isinstance(values, Range | list) or not values:
+            raise ConfigError(f"search: {name} must be a Range or a list, got {shown(values)}.")
+        group, _, field = name.rpartition(".")
+        owner = type(getattr(given, group) if group else given)
+        for value in (values.low, values.high) if isinstance(values, Range) else values:
+            try:
+                check_value(owner, field, value)
+            except ConfigError as error:
+                raise ConfigError(f"search: {error}") from None
     return space
 
 
 def apply(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
-    """The experiment with changes.
+    """Returns the experiment with overrides.
 
     Raises:
-      ConfigError: if it cannot be run so.
+      ConfigError: If the result is not valid.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, value in overrides.items():
@@ -114,27 +115,20 @@ def apply(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
 
 
 def folder_name(overrides: Mapping[str, Any]) -> str:
-    """What to call a run: the same for the same overrides, whatever their order.
+    """Returns the name of a run's directory. It does not depend on the order of the overrides.
 
     >>> folder_name({"optimizer.learning_rate": 3e-3, "model.hidden_size": 128})
     'model.hidden_size=128,optimizer.learning_rate=0.003'
     """
     parts = (f"{name}={_readable(overrides[name])}" for name in sorted(overrides))
     name = ",".join(parts) or "unchanged"
-    if len(name) <= LONGEST_NAME:
+    if len(name) <= MAX_NAME_LENGTH:
         return name
-    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-
-
-def _readable(value: object) -> str:
-    """1 and 1.0 are the same; what a file system may not like is percent-encoded."""
-    return quote(
-        str(value).removesuffix(".0") if isinstance(value, float) else str(value), safe="+"
-    )
+    return f"{name[:MAX_NAME_LENGTH]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def values(experiment: Experiment) -> dict[str, Any]:
-    """Every field by its full name."""
+    """Returns the value of every field by its full name."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(experiment):
         value = getattr(experiment, field.name)
@@ -147,7 +141,19 @@ def values(experiment: Experiment) -> dict[str, Any]:
     return flat
 
 
-def _hint(experiment: Experiment, name: str) -> Any:
-    group, _, field = name.rpartition(".")
-    owner = getattr(experiment, group) if group else experiment
-    return get_type_hints(type(owner))[field]
+def _as_list(values: Any) -> Any:
+    """Returns a NumPy array, a list or a tuple as a list of Python values, other values unchanged.
+
+    >>> import numpy as np
+    >>> _as_list(np.arange(16, 64, 16)), _as_list((np.int64(16), "lstm"))
+    ([16, 32, 48], [16, 'lstm'])
+    """
+    if getattr(values, "shape", ()):
+        return values.tolist()
+    return [as_python(v) for v in values] if isinstance(values, list | tuple) else values
+
+
+def _readable(value: object) -> str:
+    """Returns a value for a file name: 1.0 like 1, and unsafe characters percent-encoded."""
+    text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return quote(text, safe="+")

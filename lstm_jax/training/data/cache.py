@@ -21,7 +21,7 @@ def cache_dir() -> Path:
     """
     try:
         if own := os.environ.get("LSTM_JAX_CACHE"):
-            return (local_path("LSTM_JAX_CACHE", Path(own)) or Path(own)).absolute()
+            return local_path("LSTM_JAX_CACHE", Path(own)).absolute()
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except ConfigError as error:
         raise CacheError(str(error)) from error

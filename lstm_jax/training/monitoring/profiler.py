@@ -5,34 +5,39 @@ from pathlib import Path
 import jax
 
 
-class Profile:
-    """Traces the device while it runs the steps from the first to the last, counted from 1.
+class Profiler:
+    """Traces the device while it runs some steps.
 
     Args:
-      steps: first and last, or None for no profile.
-      folder: where it goes; ``xprof --logdir FOLDER`` shows it.
+      steps: Numbers of the first and the last step, from 1. None traces nothing.
     """
 
-    def __init__(self, steps: tuple[int, int] | None, folder: Path):
-        self.steps, self.folder, self.running = steps, folder, False
+    def __init__(self, steps: tuple[int, int] | None):
+        self.steps, self.running = steps, False
 
-    def before(self, step: int, n: int) -> None:
-        """Before the n steps from ``step`` on are dispatched."""
+    def before(self, first: int, n: int, folder: Path) -> None:
+        """Starts the profile if it is wanted of one of the next steps.
+
+        Args:
+          first: Number of the next step.
+          n: Number of steps that are dispatched together.
+          folder: Where the profile is written; ``xprof --logdir FOLDER`` shows it.
+        """
         if self.steps is None or self.running:
             return
-        first, last = self.steps
-        if step <= last and step + n > first:
-            jax.profiler.start_trace(str(self.folder))
+        start, end = self.steps
+        if first <= end and first + n > start:
+            jax.profiler.start_trace(str(folder))
             self.running = True
 
     def after(self, step: int, results: object) -> None:
-        """After those up to ``step`` were dispatched; waits for what they give where it ends."""
+        """Ends the profile after its last step, for whose results it waits."""
         if self.steps is not None and step >= self.steps[1] and self.running:
             jax.block_until_ready(results)
             self.close()
 
     def close(self) -> None:
-        """Ends it, where it runs."""
+        """Ends the profile if it is running."""
         if self.running:
             jax.profiler.stop_trace()
             self.running = False

@@ -11,8 +11,8 @@ from lstm_jax.training.config import ConfigError, Log
 from lstm_jax.training.run_dir import files
 
 
-def check_writers(log: Log) -> None:
-    """Checks that the packages of the requested writers are installed.
+def check_trackers(log: Log) -> None:
+    """Checks that the packages of the requested trackers are installed.
 
     Raises:
       ConfigError: if not, with how to install it.
@@ -37,14 +37,14 @@ class TensorBoard:
         with self._errors():
             self._writer = SummaryWriter(str(folder), purge_step=first + 1)
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
+    def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds a scalar for each metric.
 
         Raises:
           RunError: if the directory cannot be written.
         """
         with self._errors():
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of a project; a run folder that is gone on with goes on in the same one."""
+    """A run of a project. A run directory that is resumed continues the same run."""
 
     def __init__(self, project: str, run_dir: Path, name: str, config: Any):
         import wandb
@@ -75,23 +75,23 @@ class WeightsAndBiases:
             project=project, dir=str(run_dir), id=identity, name=name, config=config, resume="allow"
         )
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """Logs them."""
-        self._run.log(figures, step=step)
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Logs metrics."""
+        self._run.log(metrics, step=step)
 
     def close(self) -> None:
-        """Ends the run there."""
+        """Finishes the run."""
         self._run.finish()
 
 
-Writer = TensorBoard | WeightsAndBiases
+Tracker = TensorBoard | WeightsAndBiases
 
 
-def make_writers(log: Log, run_dir: Path, name: str, first: int, config: Any) -> list[Writer]:
-    """Those that are asked for. What they hold past step ``first`` will be written again."""
-    writers: list[Writer] = []
+def make_trackers(log: Log, run_dir: Path, name: str, first: int, config: Any) -> list[Tracker]:
+    """Returns the requested trackers. Metrics that they hold after step ``first`` are written again."""
+    trackers: list[Tracker] = []
     if log.tensorboard:
-        writers.append(TensorBoard(run_dir / "tensorboard", first))
+        trackers.append(TensorBoard(run_dir / "tensorboard", first))
     if log.wandb is not None:
-        writers.append(WeightsAndBiases(log.wandb, run_dir, name, config))
-    return writers
+        trackers.append(WeightsAndBiases(log.wandb, run_dir, name, config))
+    return trackers

@@ -1,4 +1,4 @@
-"""Several processes that train one model: one a host of a TPU pod, one a node or GPU of a cluster."""
+"""Several processes that train one model: one per host of a TPU pod, one per node or GPU of a cluster."""
 
 import os
 from collections.abc import Mapping
@@ -30,8 +30,9 @@ def start(mesh: Mesh) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"mesh.coordinator_address: the processes did not meet: {error} Where nothing says how many there "
-            "are, pass --mesh.coordinator-address HOST:PORT --mesh.num-processes N --mesh.process-id I to each."
+            f"mesh.coordinator_address: the processes did not meet: {error} If their number is not known "
+            "from the environment, pass --mesh.coordinator-address HOST:PORT --mesh.num-processes N "
+            "--mesh.process-id I to each."
         ) from error
 
 

@@ -14,12 +14,13 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from lstm_jax.training.config import ConfigError, Experiment
-from lstm_jax.training.monitoring.console import complain, leave
+from lstm_jax.training.config import Experiment
+from lstm_jax.training.exit_codes import CANNOT_RUN, FAILED, exit_code
+from lstm_jax.training.monitoring.console import leave
 from lstm_jax.training.signals import received_signals
 
-CANNOT_BE_RUN, FAILED = 2, 3
-STATUS = {0: "not finished", 1: "broke off", CANNOT_BE_RUN: "cannot be run", FAILED: "failed"}
+CRASHED = 3
+STATUS = {0: "not finished", FAILED: "broke off", CANNOT_RUN: "cannot be run", CRASHED: "failed"}
 """What the exit codes of a run mean, if it left no result."""
 
 
@@ -66,18 +67,15 @@ class Children:
 
 
 def _train(train: Callable[[Experiment], int], experiment: Experiment) -> None:
-    """What the child does."""
+    """Trains in the child process, and ends it."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C on a terminal reaches the parent alone, which passes it on
     threading.Thread(target=_follow_the_parent, daemon=True).start()
     try:
-        code = train(experiment)
-    except ConfigError as error:
-        complain(f"error: {error}")
-        code = CANNOT_BE_RUN
+        code = exit_code(lambda: train(experiment))
     except Exception:
         traceback.print_exc()
-        code = FAILED
+        code = CRASHED
     leave(code)
 
 

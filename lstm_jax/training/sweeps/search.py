@@ -1,4 +1,4 @@
-"""A search with Optuna: it chooses the overrides, :class:`~lstm_jax.training.sweeps.sweep.Sweep` runs them."""
+"""A search with Optuna, which chooses the overrides of the runs of a sweep."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +13,24 @@ STUDY = "optuna.db"
 
 
 def search(sweep: Sweep, space: dict[str, Any], trials: int, children: Children) -> None:
-    """Goes on until there were so many trials; one that was cut off is run to its end.
+    """Runs trials until ``trials`` have finished. Interrupted trials are resumed first.
+
+    Args:
+      sweep: The runs.
+      space: Fields of the experiment, each with a ``Range`` or a list of values.
+      trials: The number of trials, with those of earlier calls.
+      children: Trains runs.
 
     Raises:
-      ConfigError: if Optuna is not installed, or the study was begun with another space.
+      ConfigError: if Optuna is not installed, or the study was started with another space.
     """
     optuna = _optuna()
     if not (sweep.folder / TABLE).exists():
-        sweep.write()  # makes the folder
+        sweep.write()  # creates the directory
     space = {name: _distribution(optuna.distributions, of) for name, of in space.items()}
     with _study(optuna, sweep) as study:
         before = study.get_trials(deepcopy=False)
-        # Another seed each time: the same one would draw the first points again.
+        # Another seed each time: with the same seed the sampler would draw the first points again.
         study.sampler = optuna.samplers.TPESampler(seed=sweep.base.seed + len(before))
         failed = optuna.trial.TrialState.FAIL
         for trial in before:
@@ -33,7 +39,7 @@ def search(sweep: Sweep, space: dict[str, Any], trials: int, children: Children)
                 if trial.state == failed and run.status == "to go":
                     run.status = "failed"
         sweep.write()
-        sweep.say_how_many(trials)
+        sweep.print_counts(trials)
         for trial in before:
             if not trial.state.is_finished():
                 _run(study, trial.number, trial.params, sweep, children, failed)
@@ -45,7 +51,7 @@ def search(sweep: Sweep, space: dict[str, Any], trials: int, children: Children)
 
 @contextmanager
 def _study(optuna: ModuleType, sweep: Sweep) -> Iterator[Any]:
-    """Opens the study in the sweep's folder, and closes its database."""
+    """Opens the study in the sweep's directory, and closes its database."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{sweep.folder / STUDY}")
     try:
         yield optuna.create_study(study_name=sweep.base.name, storage=storage, load_if_exists=True)
@@ -57,9 +63,9 @@ def _study(optuna: ModuleType, sweep: Sweep) -> Iterator[Any]:
 def _run(
     study: Any, number: int, params: dict[str, Any], sweep: Sweep, children: Children, failed: Any
 ) -> None:
-    """Runs a trial and tells how it ended; one that was stopped is left for the next time."""
+    """Runs a trial and tells Optuna its loss. A trial that was stopped is left for the next call."""
     run = sweep.add(params)
-    sweep.go(run, children)
+    sweep.run(run, children)
     if run.status == "complete":
         study.tell(number, run.loss())
     elif not children.stopped:
@@ -71,7 +77,7 @@ def _ask(study: Any, space: dict[str, Any]) -> Any:
         return study.ask(space)
     except ValueError as error:
         raise ConfigError(
-            f"search: this study was begun with another space ({error}); choose another --workdir."
+            f"search: this study was started with another space ({error}); choose another --workdir."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Many runs of an experiment with changes: each in its own folder, one table and one plot over all."""
+"""Many runs of an experiment with overrides: a directory for each, one table and one plot of all."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,10 +7,11 @@ from typing import Any
 
 from lstm_jax.training.config import ConfigError, Experiment, locate
 from lstm_jax.training.config.overrides import apply, folder_name
-from lstm_jax.training.metrics import METRICS, duration
+from lstm_jax.training.metrics import METRICS
 from lstm_jax.training.monitoring import console as output
+from lstm_jax.training.monitoring.clock import duration
 from lstm_jax.training.monitoring.plots import plot_sweep
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.sweeps.child import STATUS, Children
 
 TABLE, PLOT = "sweep.md", "sweep.png"
@@ -18,38 +19,46 @@ TABLE, PLOT = "sweep.md", "sweep.png"
 
 @dataclasses.dataclass
 class Run:
-    """One run: its experiment (None if there can be none) and how far it is."""
+    """One run of a sweep.
 
-    folder: RunDir
+    Attributes:
+      run_dir: Its directory.
+      experiment: Its experiment; None if the overrides are not valid.
+      status: How far it is, for the table.
+      same_data: Whether its process has compared the data, which may have moved.
+    """
+
+    run_dir: RunDir
     experiment: Experiment | None
     status: str = "to go"
     same_data: bool = False
-    """Whether its process has compared the data, which may have moved."""
 
     @property
     def name(self) -> str:
-        """Its overrides."""
-        return self.folder.path.name
+        """The name of its directory, made of its overrides."""
+        return self.run_dir.path.name
 
     def result(self) -> dict[str, Any] | None:
-        """Its final figures, if it is complete."""
-        return (
-            self.folder.result(self.experiment, self.same_data)
-            if self.experiment is not None
-            else None
-        )
+        """Returns what ``result.json`` holds, None if the run is incomplete."""
+        if self.experiment is None:
+            return None
+        return self.run_dir.result(self.experiment, self.same_data)
 
     def loss(self) -> float:
-        """What runs are compared by, as evaluations are within a run; infinite if it is not complete."""
+        """Returns the validation loss, by which runs are compared; infinite if the run is incomplete."""
         result = self.result()
-        return result["figures"]["eval/loss"] if result is not None else float("inf")
+        return result["metrics"]["eval/loss"] if result is not None else float("inf")
 
 
 class Sweep:
-    """The runs in a folder.
+    """The runs in a directory.
+
+    Args:
+      base: The experiment without overrides.
+      folder: The directory.
 
     Raises:
-      ConfigError: if the folder holds something else.
+      ConfigError: if the directory holds something else.
     """
 
     def __init__(self, base: Experiment, folder: Path):
@@ -61,7 +70,7 @@ class Sweep:
             )
 
     def add(self, overrides: Mapping[str, Any]) -> Run:
-        """Takes in the run with these changes, once."""
+        """Returns the run with these overrides, which is added if it is new."""
         path = self.folder / folder_name(overrides)
         if path.name not in self.runs:
             run = Run(RunDir(path), None)
@@ -75,8 +84,8 @@ class Sweep:
             self.runs[path.name] = run
         return self.runs[path.name]
 
-    def go(self, run: Run, children: Children) -> None:
-        """Runs what is not complete, and writes how all stand."""
+    def run(self, run: Run, children: Children) -> None:
+        """Trains a run unless it is complete, and writes table and plot."""
         if run.experiment is not None and run.status != "complete":
             number = list(self.runs).index(run.name) + 1
             output.say(f"\n=== run {number}: {run.name}")
@@ -85,16 +94,16 @@ class Sweep:
             run.status = "complete" if run.result() is not None else ended
         self.write()
 
-    def go_through(self, children: Children) -> None:
-        """Runs all, one after the other."""
-        self.say_how_many(len(self.runs))
-        self.write()  # so that the folder is known as a sweep's before a run is in it
+    def run_all(self, children: Children) -> None:
+        """Trains all runs, one after the other."""
+        self.print_counts(len(self.runs))
+        self.write()  # marks the directory as that of a sweep before it holds a run
         for run in self.runs.values():
             if not children.stopped:
-                self.go(run, children)
+                self.run(run, children)
 
-    def say_how_many(self, runs: int) -> None:
-        """Of so many runs, how many are complete."""
+    def print_counts(self, runs: int) -> None:
+        """Prints how many of ``runs`` runs are complete."""
         complete = [run.status for run in self.runs.values()].count("complete")
         to_go = max(runs - complete, 0)
         output.say(
@@ -102,7 +111,7 @@ class Sweep:
         )
 
     def report(self, stopped: bool) -> int:
-        """Prints the table. The exit code is 1 if a run failed."""
+        """Prints the table. Returns the exit code, 1 if a run failed."""
         output.say(f"\n{self.table()}\n\n{self.folder / TABLE}, {self.folder / PLOT}")
         bad = [run for run in self.runs.values() if run.status not in ("complete", "to go")]
         if stopped:
@@ -110,7 +119,7 @@ class Sweep:
         return int(bool(bad) and not stopped)
 
     def write(self) -> None:
-        """The table and the plot as of now.
+        """Writes the table and the plot.
 
         Raises:
           ConfigError: if the directory cannot be created.
@@ -126,54 +135,54 @@ class Sweep:
             self.plot()
 
     def table(self) -> str:
-        """All runs in Markdown; the one of the least held-out loss is marked."""
+        """Returns a table of all runs in Markdown, in which the best run is marked."""
         results = {name: run.result() for name, run in self.runs.items()}
-        units = sorted({METRICS[r["figure"]][0] for r in results.values() if r is not None})
-        unit = " or ".join(units) or "figure"
+        units = sorted({METRICS[r["metric"]].unit for r in results.values() if r is not None})
+        unit = " or ".join(units) or "metric"
         best = self.best()
-        rows = [["run", "best step", "held-out loss", unit, f"test: {unit}", "time", "status"]]
+        rows = [["run", "best step", "validation loss", unit, f"test: {unit}", "time", "status"]]
         for name, run in self.runs.items():
             mark = ", **best**" if run is best else ""
             rows.append([name, *_cells(results[name]), run.status + mark])
         return _markdown(rows)
 
     def best(self) -> Run | None:
-        """The complete run of the least held-out loss."""
+        """Returns the complete run with the lowest validation loss."""
         complete = [run for run in self.runs.values() if run.result() is not None]
         return min(complete, key=Run.loss, default=None)
 
     def plot(self) -> None:
-        """``sweep.png``: the held-out curves of all runs, the best first."""
+        """Writes ``sweep.png``: the validation curves of all runs, the best first."""
         runs = sorted(self.runs.values(), key=Run.loss)
         result = runs[0].result() if runs else None
-        figure = result["figure"] if result is not None else "loss"
+        metric = result["metric"] if result is not None else "loss"
         curves = []
         for run in runs:
-            lines = [line for line in run.folder.metrics() if f"eval/{figure}" in line]
-            points = [(line["step"], line[f"eval/{figure}"]) for line in lines]
+            lines = [line for line in run.run_dir.metrics() if f"eval/{metric}" in line]
+            points = [(line["step"], line[f"eval/{metric}"]) for line in lines]
             label = run.name if run.status == "complete" else f"{run.name} ({run.status})"
             curves.append((label, points, run.result() is not None))
-        unit = METRICS[figure][0] if figure in METRICS else figure
+        unit = METRICS[metric].unit if metric in METRICS else metric
         RunDir(self.folder).replace(PLOT, plot_sweep(curves, f"validation: {unit}"))
 
 
 def _cells(result: dict[str, Any] | None) -> list[str]:
-    """Best step, loss, figure, test figure, time; empty for a run that is not complete."""
+    """Returns best step, loss, metric, test metric and time; empty cells if the run is incomplete."""
     if result is None:
         return [""] * 5
-    figures, figure = result["figures"], result["figure"]
-    test = figures.get(f"test/{figure}")
+    metrics, metric = result["metrics"], result["metric"]
+    test = metrics.get(f"test/{metric}")
     return [
         f"{result['step']:,}",
-        f"{figures['eval/loss']:.4f}",
-        f"{figures[f'eval/{figure}']:.4f}",
+        f"{metrics['eval/loss']:.4f}",
+        f"{metrics[f'eval/{metric}']:.4f}",
         "" if test is None else f"{test:.4f}",
         duration(result["seconds"]),
     ]
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    """Columns that stand below each other; those that are empty are left out.
+    """Returns a table with aligned columns, without those that are empty.
 
     >>> print(_markdown([["a", "b", "c"], ["1", "", "22"]]))
     | a | c  |

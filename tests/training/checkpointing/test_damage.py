@@ -10,10 +10,10 @@ from lstm_jax.training.cli import evaluate, generate
 from lstm_jax.training.cli import train as train_command
 from lstm_jax.training.config import ConfigError
 from lstm_jax.training.errors import RunError
-from lstm_jax.training.fit import train
+from lstm_jax.training.loop import fit
 from tests.cases import nightly
-from tests.training.test_fit import small, text_data
 from tests.training.test_kill import everything
+from tests.training.test_loop import small, text_data
 from tests.training.test_reliability import ask_to_stop_in
 
 STRICT = False
@@ -50,9 +50,9 @@ def stopped(tmp_path_factory):
     experiment = small(folder, "run", data=text_data(path))
     with pytest.MonkeyPatch.context() as patch:
         ask_to_stop_in(patch, "step", signal.SIGTERM, 9)
-        train(experiment)
+        fit(experiment)
     shutil.copytree(experiment.run_dir, folder / "kept")
-    train(experiment)
+    fit(experiment)
     return experiment, folder / "kept", everything(experiment)
 
 

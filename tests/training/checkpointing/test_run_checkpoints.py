@@ -6,7 +6,7 @@ import pytest
 from lstm_jax.training.checkpointing.checkpoints import steps_in
 from lstm_jax.training.checkpointing.run_checkpoints import RunCheckpoints, Start
 from lstm_jax.training.config import Train
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.train_state import TrainState
 
 STRICT = False

@@ -17,7 +17,7 @@ from lstm_jax.training.config.json import as_json, from_json
 from lstm_jax.training.data.named import named_folder, named_text
 from lstm_jax.training.data.named_table import DATASETS, File, NamedDataset
 from lstm_jax.training.data.tokens import read_tokens
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from tests.training.data.build import build, decoded
 
 STRICT = False
@@ -222,7 +222,7 @@ def test_a_name_in_place_of_a_path_survives(tmp_path, name):
     assert as_json(experiment)["data"]["path"] == name
     assert from_json(as_json(experiment)) == experiment
     experiment.run_dir.mkdir()
-    RunDir(experiment.run_dir).begin(experiment)
+    RunDir(experiment.run_dir).start(experiment)
     RunDir(experiment.run_dir).check(experiment)
     with pytest.raises(ConfigError, match=r"data\.path.*\btext8\b.*name:"):
         locate(parse(["--data.path", "text8"], default).experiment)

@@ -217,10 +217,10 @@ def test_a_cache_that_cannot_be_used(text, monkeypatch, tmp_path, trouble, large
         path.unlink()
     trouble(monkeypatch, tmp_path)
     if large:
-        with pytest.raises(CacheError, match="LSTM_JAX_CACHE|cannot map"):
+        with pytest.raises(CacheError, match=r"LSTM_JAX_CACHE|cannot map"):
             read_tokens(Data(path=text))
         return
-    with pytest.warns(UserWarning, match="LSTM_JAX_CACHE|cannot map"):
+    with pytest.warns(UserWarning, match=r"LSTM_JAX_CACHE|cannot map"):
         read = read_tokens(Data(path=text))
     assert parts(read) == parts(expected)
     assert (read.vocabulary, read.digest) == (expected.vocabulary, expected.digest)

@@ -130,7 +130,7 @@ def test_a_url_is_refused(tmp_path, monkeypatch, capsys, url):
             assert main(args, default_config=ROOT / "configs" / "quickstart.py") == 2
         message = " ".join(re.sub("[│─╭╮╰╯]+", "", capsys.readouterr().err).split())
         assert url in message
-        assert "Use a local one and copy it" in message
+        assert "rclone sync" in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -163,11 +163,11 @@ def test_an_ignored_signal_stays_ignored():
     """As SIGHUP is under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with on_signals() as stop:
+        with on_signals() as received:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop
+            assert not received
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stop.signal == "SIGTERM"
+            assert received.name == "SIGTERM"
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -9,11 +9,10 @@ import types
 import numpy as np
 import pytest
 
-from lstm_jax.training import fit as loop
 from lstm_jax.training.config import ConfigError, Log, Train
-from lstm_jax.training.fit import train
+from lstm_jax.training.loop import fit
 from lstm_jax.training.metrics import MACHINE, machine_metrics
-from tests.training.test_fit import figures, small
+from tests.training.test_loop import figures, small
 from tests.training.test_reliability import ask_to_stop_in
 
 STRICT = False
@@ -38,7 +37,7 @@ def events_of(folder):
 @pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="no tensorboardX")
 def test_tensorboard_has_the_lines_of_metrics(tmp_path):
     experiment = small(tmp_path, log=Log(tensorboard=True))
-    train(experiment)
+    fit(experiment)
     shown = events_of(experiment.run_dir / "tensorboard")
     for line in figures(experiment):
         for name, value in line.items():
@@ -73,8 +72,8 @@ def test_weights_and_biases_goes_on_in_the_same_run(tmp_path, wandb, monkeypatch
     experiment = small(tmp_path, log=Log(wandb="lstm"))
     with monkeypatch.context() as patch:
         ask_to_stop_in(patch, "step", signal.SIGTERM, 5)
-        train(experiment)
-    train(experiment)
+        fit(experiment)
+    fit(experiment)
     first, second = wandb.began
     assert first == second
     assert (first["project"], first["name"], first["resume"]) == ("lstm", "small", "allow")
@@ -95,18 +94,18 @@ def test_a_missing_package_is_said_before_anything_is_written(tmp_path, monkeypa
     )
     experiment = small(tmp_path, log=log)
     with pytest.raises(ConfigError, match=rf"log\.\w+\W.*\b{package}\b"):
-        train(experiment)
+        fit(experiment)
     assert not experiment.run_dir.exists()
 
 
 def test_norms_by_layer_are_those_of_the_whole(tmp_path):
     experiment = small(tmp_path, log=Log(norms=True))
-    train(experiment)
-    train(without := small(tmp_path, "without"))
+    fit(experiment)
+    fit(without := small(tmp_path, "without"))
     lines = [line for line in figures(experiment) if "train/loss" in line]
     names = {name for name in lines[0] if "/parameter_norm/" in name}
     arrays = {n.removeprefix("train/parameter_norm/") for n in names}
-    assert {"lstm.l0f.w_h", "read_out.kernel"} <= arrays
+    assert {"lstm.l0f.w_h", "output_layer.kernel"} <= arrays
     assert {n.replace("parameter", "gradient") for n in names} < set(lines[0])
     plain = [
         {name: value for name, value in line.items() if "_norm/" not in name}
@@ -121,7 +120,7 @@ def test_norms_by_layer_are_those_of_the_whole(tmp_path):
 def test_the_norm_of_all_follows_from_those_of_the_parts(tmp_path):
     every = Train(steps=2, log_every=1, eval_every=2, checkpoint_every=2, steps_per_dispatch=1)
     experiment = small(tmp_path, train=every, log=Log(norms=True))
-    train(experiment)
+    fit(experiment)
     for line in figures(experiment)[:2]:
         parts = [v for name, v in line.items() if name.startswith("train/gradient_norm/")]
         assert np.sqrt(np.square(parts).sum()) == pytest.approx(
@@ -133,15 +132,15 @@ def test_the_norm_of_all_follows_from_those_of_the_parts(tmp_path):
 def test_a_profile_of_some_steps(tmp_path, monkeypatch, steps):
     calls = []
     for name in ("start_trace", "stop_trace"):
-        monkeypatch.setattr(loop.jax.profiler, name, lambda *a, name=name: calls.append((name, *a)))
+        monkeypatch.setattr(f"jax.profiler.{name}", lambda *a, name=name: calls.append((name, *a)))
     experiment = small(tmp_path, log=Log(profile=steps))
-    train(experiment)
+    fit(experiment)
     assert calls == [("start_trace", str(experiment.run_dir / "profile")), ("stop_trace",)]
 
 
 def test_a_profile_is_written(tmp_path):
     experiment = small(tmp_path, log=Log(profile=(5, 6)))
-    train(experiment)
+    fit(experiment)
     assert list((experiment.run_dir / "profile").rglob("*.xplane.pb"))
 
 

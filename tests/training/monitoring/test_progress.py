@@ -8,7 +8,7 @@ from lstm_jax.training.monitoring.progress import Progress
 def test_steps_of_an_earlier_session_do_not_count_for_the_rate(monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     progress = Progress(steps=1000)
-    progress.begin(400)
+    progress.start(400)
     bar = progress.bar
     assert (bar.initial, bar.n, bar.last_print_n) == (400, 400, 400)
     progress.close()

@@ -16,7 +16,7 @@ from lstm_jax.training.config import ConfigError, Mesh
 from lstm_jax.training.metrics import MACHINE
 from lstm_jax.training.parallel.processes import several, start
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 CONFIG = """
 from pathlib import Path
 
@@ -139,7 +139,7 @@ from lstm_jax.training.parallel import processes as distributed
 distributed.SECONDS_TO_END = 2
 if sys.argv[-1] == "1":
     from lstm_jax.training.errors import RunError
-    from lstm_jax.training.run_dir.run_dir import RunDir
+    from lstm_jax.training.run_dir import RunDir
     def sync(self):
         raise RunError("no room for the second process.")
     RunDir.sync = sync

@@ -12,14 +12,15 @@ from jax.sharding import PartitionSpec as P
 from lstm_jax import LSTMState
 from lstm_jax.training.aot.hlo import collectives
 from lstm_jax.training.config import ConfigError, Data, Experiment, Mesh, Model, Optimizer, Train
+from lstm_jax.training.data import make_dataset
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.make import make_dataset
 from lstm_jax.training.data.sequences import stack
-from lstm_jax.training.fit import train
+from lstm_jax.training.loop import fit
 from lstm_jax.training.metrics import MACHINE
-from lstm_jax.training.parallel.layout import make_mesh, rows_here, spread
+from lstm_jax.training.parallel.layout import make_layout
+from lstm_jax.training.parallel.mesh import make_mesh
 from lstm_jax.training.program import make_program
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from tests.cases import nightly
 from tests.hlo import collectives_in_loops
 
@@ -77,24 +78,26 @@ def small(data, mesh=Mesh(data=1), accumulate=1, dropout=0.2):
 
 
 def prepare(experiment):
-    """The program of an experiment, its task, and the batches of its first dispatch."""
-    task = make_dataset(experiment)
-    program = make_program(experiment, task, jax.devices())
-    if task.batch is None:
-        return program, task, None
-    rows = np.arange(experiment.data.batch_size)
-    batches = stack([task.batch(step, rows) for step in range(experiment.train.steps_per_dispatch)])
-    return program, task, spread(program.mesh, batches, experiment.data.batch_size)
+    """The program of an experiment, its dataset, and the batches of its first dispatch."""
+    dataset = make_dataset(experiment)
+    program = make_program(experiment, dataset, jax.devices())
+    if dataset.batch is None:
+        return program, dataset, None
+    B = experiment.data.batch_size
+    rows = program.layout.local_rows(B)
+    steps = range(experiment.train.steps_per_dispatch)
+    batches = stack([dataset.batch(step, rows) for step in steps])
+    return program, dataset, program.layout.shard_batches(batches, rows, B)
 
 
 def run(experiment):
-    """The figures of a dispatch, the held-out loss after it, and the state."""
-    program, task, batches = prepare(experiment)
-    with jax.set_mesh(program.mesh):
-        state, metrics = program.update(program.start(), batches)
-        sums = program.evaluate(state.params, task.eval)
+    """The metrics of a dispatch, the validation loss after it, and the state."""
+    program, dataset, batches = prepare(experiment)
+    with jax.set_mesh(program.layout.mesh):
+        state, metrics = program.train_steps(program.init(), batches)
+        sums = program.evaluate(state.params, dataset.eval)
     figures = {name: np.asarray(value) for name, value in metrics.items()}
-    return figures | {"held out": float(sums["loss"]) / float(sums["weight"])}, state
+    return figures | {"eval": float(sums["loss"]) / float(sums["weight"])}, state
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +165,8 @@ def test_a_training_step_has_no_communication_in_its_time_loops(data, name):
     experiment = small(long, MESHES[name])
     one = Train(steps=1, log_every=1, eval_every=1, checkpoint_every=1, steps_per_dispatch=1)
     program, _, batches = prepare(dataclasses.replace(experiment, train=one))
-    with jax.set_mesh(program.mesh):
-        text = program.update.lower(program.state, batches).compile().as_text()
+    with jax.set_mesh(program.layout.mesh):
+        text = program.train_steps.lower(program.state, batches).compile().as_text()
     assert "num_partitions=8" in text
     found = collectives(text)
     assert found
@@ -186,7 +189,7 @@ def test_where_the_state_lies(data):
     assert sharded["lstm"]["l0f"]["w_x"] == P("data", None)
     assert sharded["lstm"]["l1f"]["w_h"] == P("data", None)
     assert sharded["lstm"]["l1f"]["bias"] == P()
-    assert sharded["read_out"]["kernel"] == P("data", None)  # 29 symbols do not divide
+    assert sharded["output_layer"]["kernel"] == P("data", None)  # 29 symbols do not divide
     both = specs(Mesh(model=2, parameters="sharded"))
     assert both.params["lstm"]["l1f"]["w_h"] == P(("data", "model"), None)
     assert both.carry[0] == LSTMState(P("data", "model"), P("data", "model"))
@@ -232,7 +235,7 @@ def test_the_config_of_a_mesh(data):
         small(data["text"], Mesh(model=3))
     with pytest.raises(ConfigError, match=r"mesh\.num_processes\b.*mesh\.coordinator_address\b"):
         Mesh(coordinator_address="localhost:1234")
-    with pytest.raises(ConfigError, match=r"mesh\.process\b.*mesh\.num_processes\b.*\b2\b"):
+    with pytest.raises(ConfigError, match=r"mesh\.process_id\b.*mesh\.num_processes\b.*\b2\b"):
         Mesh(coordinator_address="localhost:1234", num_processes=2, process_id=2)
     mesh = make_mesh(
         small(data["text"], Mesh(data=2, model=2, axis_types="explicit")), jax.devices()
@@ -243,20 +246,22 @@ def test_the_config_of_a_mesh(data):
 
 @pytest.mark.parametrize("kind", ["text", "arrays"])
 def test_a_process_makes_the_rows_that_its_devices_hold(data, kind):
-    dataset = make_dataset(small(data[kind], Mesh()))
-    rows = np.array([1, 2, 7])
-    whole, some = (dataset.batch(5, r) for r in (np.arange(data[kind].batch_size), rows))
+    dataset = make_dataset(dataclasses.replace(small(data[kind]), seed=3))
+    whole, rows = dataset.batch(5, np.arange(32)), np.array([1, 2, 7])
+    some = dataset.batch(5, rows)
     for name, value in whole._asdict().items():
         if value is not None:
-            at = () if name == "lengths" else (slice(None),)
+            at = (slice(None),) * (0 if name == "lengths" else 1)
             np.testing.assert_array_equal(getattr(some, name), value[(*at, rows)])
 
 
 def test_rows_of_one_process_are_all(data):
-    mesh = make_mesh(small(data["text"], Mesh()), jax.devices())
-    assert rows_here(mesh, 32) is None
+    experiment = small(data["text"], Mesh())
+    layout = make_layout(experiment, make_mesh(experiment, jax.devices()))
+    rows = layout.local_rows(32)
+    assert rows.tolist() == list(range(32))
     numbers = np.arange(64.0).reshape(2, 1, 32)
-    batch = spread(mesh, Batch(numbers, numbers, numbers), 32)
+    batch = layout.shard_batches(Batch(numbers, numbers, numbers), rows, 32)
     np.testing.assert_array_equal(batch.inputs, numbers)
     assert batch.inputs.sharding.spec == P(None, None, "data")
 
@@ -274,7 +279,7 @@ def test_a_run_goes_on_with_other_devices(tmp_path, data):
             train=train_,
             optimizer=Optimizer(warmup_steps=0, schedule="constant"),
         )
-        train(experiment)
+        fit(experiment)
         return [
             {k: v for k, v in line.items() if k not in MACHINE}
             for line in RunDir(experiment.run_dir).metrics()

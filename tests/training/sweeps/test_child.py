@@ -15,7 +15,7 @@ from lstm_jax.training.sweeps.child import Children
 from tests.training.sweeps.endings import end
 
 STRICT = False
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lstm_jax.training.cli import main
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.sweeps.child import Children
 from tests.training.conftest import stand_in, table_in
 
@@ -62,7 +62,7 @@ def test_a_search_goes_on_where_it_was(config, tmp_path, ran, capsys):
     assert [*rows] == ran
     for name in ran:
         result = json.loads((folder / name / "result.json").read_text())
-        assert rows[name]["held-out loss"] == f"{result['figures']['eval/loss']:.4f}"
+        assert rows[name]["validation loss"] == f"{result['metrics']['eval/loss']:.4f}"
         experiment = RunDir(folder / name).experiment()
         assert 1e-4 <= experiment.optimizer.learning_rate <= 1e-1
         assert 2 <= experiment.model.hidden_size <= 9

@@ -15,12 +15,12 @@ import pytest
 from lstm_jax.training.cli import main
 from lstm_jax.training.metrics import MACHINE
 from lstm_jax.training.monitoring import plots
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.sweeps.child import Children
 from tests.training.conftest import stand_in, table_in
 
 STRICT = False
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 GRID = 'sweep = {"optimizer.learning_rate": [0.01, 0.1], "model.hidden_size": [4, 3]}'
 NAMES = [
     f"model.hidden_size={h},optimizer.learning_rate={r}" for r in ("0.01", "0.1") for h in (4, 3)
@@ -58,10 +58,10 @@ def test_what_a_sweep_leaves_and_that_it_does_nothing_twice(config, tmp_path, ra
     assert {p.name for p in folder.iterdir()} == {"sweep.md", "sweep.png", *NAMES}
     rows = table_in(folder)
     results = {name: json.loads((folder / name / "result.json").read_text()) for name in NAMES}
-    losses = {name: result["figures"]["eval/loss"] for name, result in results.items()}
+    losses = {name: result["metrics"]["eval/loss"] for name, result in results.items()}
     best = NAMES[0]  # the first of two that are as good
     for name in NAMES:
-        assert rows[name]["held-out loss"] == f"{losses[name]:.4f}"
+        assert rows[name]["validation loss"] == f"{losses[name]:.4f}"
         assert rows[name]["mean squared error"] == f"{losses[name]:.4f}"
         assert rows[name]["time"] == "1:05"
         assert rows[name]["test: mean squared error"] == f"{2 * losses[name]:.4f}"
@@ -230,7 +230,7 @@ def test_a_result_counts_for_its_own_experiment_alone(config, tmp_path, ran):
     run = RunDir(folder / "seed=0")
     experiment = run.experiment()
     assert run.result(experiment) is not None
-    run.begin(experiment)  # it goes on: it is complete when it says so again
+    run.start(experiment)  # it goes on: it is complete when it says so again
     assert run.result(experiment) is None
     (folder / "seed=0" / "result.json").write_text('{"step": 8, "fig')
     assert run.result(experiment) is None

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import lstm_jax.training
-from lstm_jax.training import fit as loop
 from lstm_jax.training.checkpointing.checkpoints import Checkpoints, finite
 from lstm_jax.training.config import (
     ConfigError,
@@ -22,14 +21,14 @@ from lstm_jax.training.config import (
     Train,
 )
 from lstm_jax.training.config.json import as_json, from_json
-from lstm_jax.training.data import text_files, tokens
-from lstm_jax.training.data.make import make_dataset
+from lstm_jax.training.data import make_dataset, text_files, tokens
 from lstm_jax.training.errors import NotFiniteError
-from lstm_jax.training.fit import train
-from lstm_jax.training.inference import evaluate_saved, load
+from lstm_jax.training.inference import evaluate, load
+from lstm_jax.training.loop import fit
 from lstm_jax.training.metrics import MACHINE
 from lstm_jax.training.model import Sizes
-from lstm_jax.training.run_dir.run_dir import RunDir
+from lstm_jax.training.run import Run
+from lstm_jax.training.run_dir import RunDir
 from tests.cases import nightly
 
 STRICT = False
@@ -64,7 +63,7 @@ def new_directory(experiment):
     """A run directory as it is when training starts."""
     folder = RunDir(experiment.run_dir)
     folder.path.mkdir(parents=True)
-    folder.begin(experiment)
+    folder.start(experiment)
 
 
 def test_the_same_seed_gives_the_same_figures(tmp_path, text):
@@ -73,7 +72,7 @@ def test_the_same_seed_gives_the_same_figures(tmp_path, text):
     )
     other = dataclasses.replace(other, seed=1)
     for experiment in (first, again, other):
-        train(experiment)
+        fit(experiment)
     assert figures(first) == figures(again) != figures(other)
     samples = [(e.run_dir / "samples.txt").read_text() for e in (first, again)]
     assert samples[0] == samples[1]
@@ -102,9 +101,9 @@ def test_stopped_anywhere_and_resumed_is_as_if_never_stopped(tmp_path, text, mon
         "arrays": Data(task="arrays", path=tmp_path / "own.npz", batch_size=4),
     }[kind]
     whole, stopped = (small(tmp_path, name, data=data) for name in ("whole", "stopped"))
-    train(whole)
+    fit(whole)
 
-    dispatches = loop.Trainer._dispatches
+    dispatches = Run.batches
 
     def until(self):
         for done, batches in dispatches(self):
@@ -113,15 +112,15 @@ def test_stopped_anywhere_and_resumed_is_as_if_never_stopped(tmp_path, text, mon
                 raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "_dispatches", until)
+        patch.setattr(Run, "batches", until)
         if at < 24:
             with pytest.raises(Stop):
-                train(stopped)
+                fit(stopped)
     with (
         (stopped.run_dir / "metrics.jsonl").open("a") if at < 24 else open("/dev/null", "w") as file
     ):
         file.write('{"step": 23, "train/lo')  # a kill in the middle of a line
-    train(stopped)
+    fit(stopped)
     assert figures(stopped) == figures(whole)
     for name in ("checkpoints", "best"):
         steps = [
@@ -134,24 +133,24 @@ def test_stopped_anywhere_and_resumed_is_as_if_never_stopped(tmp_path, text, mon
 
 def test_a_finished_run_is_not_trained_again(tmp_path, capsys):
     experiment = small(tmp_path)
-    first = train(experiment)
+    first = fit(experiment)
     before = figures(experiment)
-    assert train(experiment) == first
+    assert fit(experiment) == first
     assert figures(experiment) == before
     assert "is complete" in capsys.readouterr().out
 
 
 def test_a_longer_run_goes_on(tmp_path):
     experiment = small(tmp_path)
-    train(experiment)
-    train(dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=32)))
+    fit(experiment)
+    fit(dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=32)))
     assert figures(experiment)[-1]["step"] == 32
 
 
 def test_going_on_with_other_intervals(tmp_path):
     """A dispatch must not step over the end, or over evaluations."""
     experiment = small(tmp_path)
-    train(experiment)
+    fit(experiment)
     longer = dataclasses.replace(
         experiment.train,
         steps=48,
@@ -161,18 +160,18 @@ def test_going_on_with_other_intervals(tmp_path):
         checkpoint_every=16,
     )
     with pytest.raises(ConfigError, match=r"train\.steps_per_dispatch.*\b24\b.*\b16\b"):
-        train(dataclasses.replace(experiment, train=longer))
+        fit(dataclasses.replace(experiment, train=longer))
 
 
 def test_changed_data_is_refused_before_anything_is_written(tmp_path, text):
     experiment = small(tmp_path, data=text_data(text))
-    train(experiment)
+    fit(experiment)
     before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir() if p.is_file()}
     text.write_text(text.read_text().upper(), encoding="utf-8")
     with pytest.raises(ConfigError, match=rf"data\.path.*{experiment.run_dir}"):
-        train(experiment)
+        fit(experiment)
     with pytest.raises(ConfigError, match=rf"data\.path.*{experiment.run_dir}"):
-        list(evaluate_saved(experiment.run_dir))
+        list(evaluate(experiment.run_dir))
     assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir() if p.is_file()} == before
 
 
@@ -191,24 +190,28 @@ def test_what_of_the_data_has_changed_is_said(tmp_path, text, monkeypatch, old, 
     monkeypatch.setattr(tokens, "LARGE", 0 if large else tokens.LARGE)
     experiment = small(tmp_path, data=text_data(text))
     folder = RunDir(experiment.run_dir)
-    task = make_dataset(experiment)
+    dataset = make_dataset(experiment)
     new_directory(experiment)
-    folder.write_task(Sizes(29, 0, 29), task.fingerprint(), task.vocabulary, pytest.fail)
+    folder.model_files.write(
+        Sizes(29, 0, 29), dataset.fingerprint(), dataset.vocabulary, pytest.fail
+    )
     content = text.read_text()
     text.write_text(content[:200].replace(old, new) + content[200:], encoding="utf-8")
     before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()}
     with pytest.raises(ConfigError, match=rf"data\.path.*{experiment.run_dir}{facts}"):
-        train(experiment)
+        fit(experiment)
     assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()} == before
 
 
 def test_runs_from_before_the_training_data_was_in_the_fingerprint_go_on(tmp_path, text):
     experiment = small(tmp_path, data=text_data(text))
-    task = make_dataset(experiment)
+    dataset = make_dataset(experiment)
     folder = RunDir(experiment.run_dir)
     new_directory(experiment)
-    folder.write_task(Sizes(29, 0, 29), task.fingerprint()[:16], task.vocabulary, pytest.fail)
-    folder.check_data(task.fingerprint(), task.vocabulary)
+    folder.model_files.write(
+        Sizes(29, 0, 29), dataset.fingerprint()[:16], dataset.vocabulary, pytest.fail
+    )
+    folder.model_files.check_data(dataset.fingerprint(), dataset.vocabulary)
 
 
 def test_a_large_text_is_resumed_without_its_text_being_read(tmp_path, text, monkeypatch):
@@ -216,10 +219,10 @@ def test_a_large_text_is_resumed_without_its_text_being_read(tmp_path, text, mon
     monkeypatch.setattr(tokens, "LARGE", 0)
     constant = Optimizer(warmup_steps=2, schedule="constant")
     runs = [small(tmp_path, n, data=text_data(text), optimizer=constant) for n in ("c", "d")]
-    train(runs[0])
+    fit(runs[0])
     monkeypatch.setattr(text_files, "_raw_blocks", None)  # from here on all comes from the cache
-    train(dataclasses.replace(runs[1], train=dataclasses.replace(runs[1].train, steps=8)))
-    train(runs[1])
+    fit(dataclasses.replace(runs[1], train=dataclasses.replace(runs[1].train, steps=8)))
+    fit(runs[1])
     last = [[line for line in figures(run) if line["step"] == 24] for run in runs]
     assert last[0] == last[1]
 
@@ -228,7 +231,7 @@ def test_a_plateau_that_has_seen_no_loss_yet_can_be_saved(tmp_path):
     """Optax's best loss starts at infinity."""
     late = Train(steps=8, log_every=4, eval_every=8, checkpoint_every=4, steps_per_dispatch=4)
     experiment = small(tmp_path, train=late, optimizer=Optimizer(schedule="plateau"))
-    train(experiment)
+    fit(experiment)
     assert figures(experiment)[-1]["step"] == 8
 
 
@@ -237,7 +240,7 @@ def test_the_next_step_must_not_be_read_backward(tmp_path):
     data = Data(task="arrays", path=tmp_path / "own.npz", batch_size=4)
     both = small(tmp_path, data=data, model=Model(hidden_size=8, bidirectional=True))
     with pytest.raises(ConfigError, match=r"model\.bidirectional"):
-        train(both)
+        fit(both)
     assert not both.run_dir.exists()
 
 
@@ -245,7 +248,7 @@ def test_a_prompt_without_a_word(tmp_path, text):
     data = dataclasses.replace(text_data(text), unit="word")
     experiment = small(tmp_path, data=data, sample=Sample(prompt=" "))
     with pytest.raises(ConfigError, match=r"sample\.prompt.*' '"):
-        train(experiment)
+        fit(experiment)
     assert not experiment.run_dir.exists()
 
 
@@ -255,17 +258,17 @@ def test_early_stopping(tmp_path, capsys):
     )
     still = Optimizer(learning_rate=1e-30, warmup_steps=0)
     experiment = small(tmp_path, train=patient, optimizer=still)
-    train(experiment)
+    fit(experiment)
     assert figures(experiment)[-1]["step"] == 12  # the first is the best, two are not better
     before = figures(experiment)
-    train(experiment)
+    fit(experiment)
     assert figures(experiment) == before
     assert capsys.readouterr().out.count("stopped early: 2 evaluations") == 1
 
 
 def test_what_a_run_leaves_behind(tmp_path, text):
     experiment = small(tmp_path, data=text_data(text))
-    best = train(experiment)
+    best = fit(experiment)
     folder = experiment.run_dir
     names = {path.name for path in folder.iterdir()}
     assert names == {
@@ -286,13 +289,13 @@ def test_what_a_run_leaves_behind(tmp_path, text):
 
 def test_load_gives_the_model_back(tmp_path, text):
     experiment = small(tmp_path, data=text_data(text))
-    train(experiment)
+    fit(experiment)
     saved = lstm_jax.training.load(experiment.run_dir)
     assert saved.config == experiment
     ids = saved.vocabulary.encode("the quick")
     _, logits = saved.model(ids[:, None])
     assert logits.shape == (9, 1, len(saved.vocabulary))
-    assert "best, of step" in next(iter(evaluate_saved(experiment.run_dir)))
+    assert "best, of step" in next(iter(evaluate(experiment.run_dir)))
 
 
 def test_a_test_part_is_reported_with_the_best_parameters(tmp_path, capsys):
@@ -301,10 +304,10 @@ def test_a_test_part_is_reported_with_the_best_parameters(tmp_path, capsys):
     path = tmp_path / "own.npz"
     np.savez(path, inputs=xs, labels=labels, test_inputs=xs[:9], test_labels=labels[:9])
     experiment = small(tmp_path, data=Data(task="arrays", path=path, batch_size=4))
-    figures = train(experiment)
+    figures = fit(experiment)
     assert 0 <= figures["test/accuracy"] <= 1
     assert "test: model" in capsys.readouterr().out
-    assert len(list(evaluate_saved(experiment.run_dir))) == 2
+    assert len(list(evaluate(experiment.run_dir))) == 2
 
 
 def test_only_finite_parameters_are_saved(tmp_path):
@@ -332,7 +335,7 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path, change, names):
     new_directory(experiment)
     before = {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()}
     with pytest.raises(ConfigError, match=rf"workdir.*{experiment.run_dir}.*{names}"):
-        train(dataclasses.replace(experiment, **change))
+        fit(dataclasses.replace(experiment, **change))
     assert {p.name: p.read_bytes() for p in experiment.run_dir.iterdir()} == before
 
 
@@ -340,20 +343,20 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match=rf"workdir.*{tmp_path / 'a'}"):
-        train(small(tmp_path))
+        fit(small(tmp_path))
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["thesis.tex"]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=rf"workdir.*{tmp_path}/file/run"):
-        train(small(tmp_path, "file/run"))
+        fit(small(tmp_path, "file/run"))
 
 
 def test_bad_data_leaves_no_folder(tmp_path):
     experiment = small(tmp_path, data=Data(task="adding", sequence_length=1))
     with pytest.raises(ConfigError):
-        train(experiment)
+        fit(experiment)
     assert not experiment.run_dir.exists()
 
 

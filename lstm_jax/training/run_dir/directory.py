@@ -1,6 +1,5 @@
-"""The run directory: what an experiment leaves behind, and whether it may be resumed."""
+"""The run directory: the files of a run, and whether the run can be resumed."""
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,12 +10,11 @@ from typing import Any
 
 from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.config.json import as_json, differences, from_json
-from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.errors import RunError
-from lstm_jax.training.model import Sizes
 from lstm_jax.training.run_dir import files, samples
 from lstm_jax.training.run_dir.environment import environment
 from lstm_jax.training.run_dir.lock import LOCK, SOFT_LOCK, locked
+from lstm_jax.training.run_dir.model_files import ModelFiles
 
 MAY_CHANGE = (
     "workdir",
@@ -29,10 +27,10 @@ MAY_CHANGE = (
     "optimizer.warmup_steps",
     "optimizer.decay_steps",
 )
-"""Fields, and groups of fields, with which a run may be resumed."""
+"""Fields and groups of fields that may change when a run is resumed."""
 
 NO_RESULT = ("workdir", "log", "mesh", "sample")
-"""Fields, and groups of fields, that a complete run need not be trained again for."""
+"""Fields and groups of fields that do not affect the result of a complete run."""
 
 BEFORE_CONFIG = (LOCK, SOFT_LOCK, "config.json.new")
 """Files of a run that was interrupted before it had its config.json."""
@@ -48,6 +46,7 @@ class RunDir:
 
     def __init__(self, path: Path, writes: bool = True):
         self.path, self.writes = path, writes
+        self.model_files = ModelFiles(path, writes)
 
     def file(self, name: str) -> Path:
         """Returns the path of a file of the run."""
@@ -81,7 +80,7 @@ class RunDir:
                 )
 
     @contextmanager
-    def held(self, warn: Callable[[str], None]) -> Iterator[None]:
+    def locked(self, warn: Callable[[str], None]) -> Iterator[None]:
         """Creates the directory if it is missing, and locks it against other processes.
 
         Args:
@@ -102,8 +101,8 @@ class RunDir:
                 raise self._unwritable(error) from error
             yield
 
-    def begin(self, experiment: Experiment) -> Experiment | None:
-        """Marks the run as incomplete. In a new directory it writes the experiment.
+    def start(self, experiment: Experiment) -> Experiment | None:
+        """Marks the run as incomplete. Writes the experiment into a new directory.
 
         Returns:
           The experiment with which the run was last started, None if it is new.
@@ -126,7 +125,7 @@ class RunDir:
         return before
 
     def write_settings(self, experiment: Experiment) -> None:
-        """Writes the experiment and the environment, once nothing is left of other settings."""
+        """Writes the experiment and the environment, after files of other settings were moved aside."""
         self._write("config.json", as_json(experiment))
         self._write("environment.json", environment())
 
@@ -148,54 +147,6 @@ class RunDir:
                 f"{path} cannot be read as an experiment: {error}. Restore the file from a copy."
             ) from error
 
-    def write_task(
-        self,
-        sizes: Sizes,
-        fingerprint: str,
-        vocabulary: Vocabulary | None,
-        warn: Callable[[str], None],
-    ) -> None:
-        """Writes what is needed to build the network again without the data.
-
-        Args:
-          sizes: Sizes of the network that follow from the data.
-          fingerprint: A hash of the data.
-          vocabulary: Of a language model.
-          warn: Called with a message about each existing file that could not be read.
-        """
-        task = sizes._asdict() | {"fingerprint": fingerprint}
-        contents = {}
-        if vocabulary is not None:
-            contents["vocabulary.json"] = vocabulary.to_json()
-            task["vocabulary"] = _digest(contents["vocabulary.json"].encode())
-        contents["task.json"] = json.dumps(task | {"check": _check(task)}, indent=2) + "\n"
-        readable = {"task.json": self._task, "vocabulary.json": self._vocabulary}
-        for name, content in contents.items():
-            if self.writes and self.file(name).exists() and readable[name]() is None:
-                corrupt = files.set_aside(self.file(name))
-                warn(f"{self.file(name)} is corrupt; renamed to {corrupt.name} and written again")
-            self.replace(name, content)
-
-    def check_data(self, fingerprint: str, vocabulary: Vocabulary | None) -> None:
-        """Compares data with what the run was started with, if that is known.
-
-        Raises:
-          ConfigError: if it has changed; the message says what of the vocabulary has.
-        """
-        task, before = self._task(), self._vocabulary()
-        if task is None and before in (None, vocabulary):
-            return
-        if task is not None and fingerprint.startswith(task["fingerprint"]):
-            return
-        changes = ""
-        if vocabulary is not None and before is not None:
-            changes = f"; {vocabulary.changes(before) or 'the vocabulary is the same'}"
-        raise ConfigError(
-            f"data.path: the data is not what {self.path} was started with (another text, file or "
-            f"Python release{changes}); pass --data.path with the original data, or choose another "
-            "directory with --workdir."
-        )
-
     def had_checkpoints(self) -> bool:
         """Whether the run has saved a checkpoint, as its other files show."""
         events = self.file("events.jsonl")
@@ -204,35 +155,9 @@ class RunDir:
         trained = bool(self.metrics()) and not self.file("checkpoints").is_dir()
         return self.file("result.json").exists() or saved or trained
 
-    def knows_its_data(self) -> bool:
-        """Whether :meth:`check_data` has something to compare with."""
-        return self._task() is not None
-
-    def sizes(self) -> Sizes:
-        """Returns the sizes of the network that follow from the data.
-
-        Raises:
-          ConfigError: if task.json is missing or corrupt.
-        """
-        task = self._task()
-        if task is None:
-            raise self._missing("task.json")
-        return Sizes(**{name: task[name] for name in Sizes._fields})
-
-    def vocabulary(self) -> Vocabulary:
-        """Returns the vocabulary of a language model.
-
-        Raises:
-          ConfigError: if vocabulary.json is missing or corrupt.
-        """
-        vocabulary = self._vocabulary()
-        if vocabulary is None:
-            raise self._missing("vocabulary.json")
-        return vocabulary
-
-    def log(self, step: int, figures: dict[str, float]) -> None:
+    def log(self, step: int, metrics: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl."""
-        self._append("metrics.jsonl", json.dumps({"step": step, **figures}) + "\n")
+        self._append("metrics.jsonl", json.dumps({"step": step, **metrics}) + "\n")
 
     def event(self, step: int, what: str) -> None:
         """Adds a line to events.jsonl: when the run started, resumed, changed, stopped."""
@@ -247,7 +172,9 @@ class RunDir:
         """Adds a text to samples.txt."""
         self._append("samples.txt", samples.entry(step, text))
 
-    def cut(self, step: int, evaluated: bool, repeats: bool, warn: Callable[[str], None]) -> None:
+    def truncate(
+        self, step: int, evaluated: bool, repeats: bool, warn: Callable[[str], None]
+    ) -> None:
         """Drops metrics and samples after a step, from which the run is resumed.
 
         Args:
@@ -302,9 +229,7 @@ class RunDir:
         try:
             changes = differences(self.experiment(), experiment)
             result = json.loads(self.file("result.json").read_text(encoding="utf-8"))
-            self.sizes()
-            if experiment.data.task == "text":
-                self.vocabulary()
+            self.model_files.check_complete()
         except (ConfigError, OSError, ValueError):
             return None
         may_change = (*NO_RESULT, "data.path") if same_data else NO_RESULT
@@ -330,37 +255,6 @@ class RunDir:
         if not content.endswith(b"\n"):
             files.append(path, "\n")
 
-    def _task(self) -> dict[str, Any] | None:
-        """Returns the content of task.json, None if it is missing or corrupt."""
-        try:
-            task = json.loads(self.file("task.json").read_text(encoding="utf-8"))
-            valid = task.pop("check") == _check(task)
-        except OSError as error:
-            _raise_unless_missing(error)
-            return None
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None
-        return task if valid else None
-
-    def _vocabulary(self) -> Vocabulary | None:
-        """Returns the content of vocabulary.json, None if it is missing or corrupt."""
-        digest = (self._task() or {}).get("vocabulary")
-        try:
-            content = self.file("vocabulary.json").read_bytes()
-            vocabulary = Vocabulary.from_json(content.decode())
-        except OSError as error:
-            _raise_unless_missing(error)
-            return None
-        except (ValueError, TypeError, KeyError):
-            return None
-        return vocabulary if digest in (None, _digest(content)) else None
-
-    def _missing(self, name: str) -> ConfigError:
-        return ConfigError(
-            f"{self.file(name)} is missing or corrupt; run the command that trained {self.path} "
-            "again, which writes this file."
-        )
-
     def _unwritable(self, error: OSError) -> ConfigError | RunError:
         if error.errno in files.NO_SPACE:
             return files.unwritable(self.path, error)
@@ -371,30 +265,12 @@ def _lines(records: list[dict[str, Any]]) -> str:
     return "".join(f"{json.dumps(record)}\n" for record in records)
 
 
-def _raise_unless_missing(error: OSError) -> None:
-    """Does nothing for a file that does not exist.
-
-    Raises:
-      RunError: if a file exists but cannot be read now. It need not be corrupt.
-    """
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise RunError(f"cannot read {error.filename}: {error.strerror}.") from error
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _check(task: dict[str, Any]) -> str:
-    """Returns a hash of the content of task.json."""
-    return _digest(json.dumps(task, sort_keys=True).encode())
-
-
 def _is_result(result: Any) -> bool:
     """Whether a result has the fields that its readers use."""
     try:
-        numbers = [result["step"], result["seconds"], *result["figures"].values()]
-        named = f"eval/{result['figure']}" in result["figures"] and "eval/loss" in result["figures"]
+        numbers = [result["step"], result["seconds"], *result["metrics"].values()]
+        names = {"eval/loss", f"eval/{result['metric']}"}
+        named = names <= result["metrics"].keys()
     except (TypeError, KeyError, AttributeError):
         return False
     return named and all(type(number) in (int, float) for number in numbers)

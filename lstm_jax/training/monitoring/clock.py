@@ -1,0 +1,54 @@
+"""The speed of training and the time left."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds as minutes and seconds.
+
+    >>> duration(125.4)
+    '2:05'
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+class Clock:
+    """Measures training without compilation, evaluation and saving.
+
+    >>> clock = Clock(steps=100)
+    >>> clock.tokens_per_second, clock.time_left(20)
+    (0.0, '')
+    >>> clock.start(step=20)
+    >>> clock.running
+    True
+    """
+
+    def __init__(self, steps: int):
+        self.steps, self.tokens = steps, 0.0
+        self.running, self.first, self.started = False, 0, 0.0
+
+    def start(self, step: int) -> None:
+        """Starts the clock after ``step`` steps."""
+        self.running, self.first, self.started = True, step, time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time spent inside."""
+        before = time.monotonic()
+        yield
+        self.started += time.monotonic() - before
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Valid tokens per second since the start; 0 before anything was measured."""
+        return self.tokens / (time.monotonic() - self.started) if self.running else 0.0
+
+    def time_left(self, step: int) -> str:
+        """Returns the time left, or an empty string before anything was measured."""
+        if not self.running or step == self.first:
+            return ""
+        elapsed = time.monotonic() - self.started
+        return duration(elapsed / (step - self.first) * (self.steps - step))

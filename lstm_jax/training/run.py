@@ -1,0 +1,265 @@
+"""A run while it trains: its state, and what the loop of :mod:`lstm_jax.training.loop` does with it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from lstm_jax.training.checkpointing.run_checkpoints import RunCheckpoints
+from lstm_jax.training.config import Experiment
+from lstm_jax.training.data.batch import Batch
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.data.sequences import stack
+from lstm_jax.training.errors import NotFiniteError
+from lstm_jax.training.evaluation import eval_metrics, splits
+from lstm_jax.training.hooks import Hook
+from lstm_jax.training.metrics import (
+    StepMetrics,
+    first_not_finite,
+    machine_metrics,
+    train_metrics,
+)
+from lstm_jax.training.monitoring.clock import Clock, duration
+from lstm_jax.training.monitoring.progress import Progress
+from lstm_jax.training.parallel import processes
+from lstm_jax.training.program import Program
+from lstm_jax.training.run_dir import RunDir
+from lstm_jax.training.signals import Signal
+from lstm_jax.training.train_state import TrainState
+
+
+@dataclass
+class Run:
+    """A run while it trains. Hooks receive it.
+
+    Attributes:
+      config: The experiment.
+      dataset: Its data.
+      program: Its compiled functions.
+      run_dir: Its directory.
+      checkpoints: Its training states and best models.
+      hooks: What happens besides training.
+      progress: Prints lines beside the progress bar.
+      state: The training state; ``state.params`` are the parameters.
+      step: Number of steps done.
+      pending: Metrics of the steps since the last log, on the device.
+      history: The lines of metrics.jsonl.
+      is_evaluated: Whether the parameters of the step at the start were evaluated.
+      is_stopped_early: Whether a hook has ended training, see :meth:`stop_early`.
+      signal: A received signal.
+    """
+
+    config: Experiment
+    dataset: Dataset
+    program: Program
+    run_dir: RunDir
+    checkpoints: RunCheckpoints
+    hooks: Sequence[Hook]
+    progress: Progress
+    state: TrainState
+    step: int
+    pending: list[Any]
+    history: list[dict[str, Any]]
+    is_evaluated: bool = True
+    is_stopped_early: bool = False
+    signal: Signal = field(default_factory=Signal)
+    best_step: int = 0
+
+    def __post_init__(self) -> None:
+        self.first, self.clock = self.step, Clock(self.config.train.steps)
+
+    # what the loop does
+
+    def batches(self) -> Iterator[tuple[int, Batch | None]]:
+        """Yields, for each call of the compiled function, the steps done after it and its batches."""
+        if self.is_stopped_early:
+            return
+        n, dataset, layout = (
+            self.config.train.steps_per_dispatch,
+            self.dataset,
+            self.program.layout,
+        )
+        batch_size = self.config.data.batch_size
+        rows = layout.local_rows(batch_size)
+        for first in range(self.step, self.config.train.steps, n):
+            batches = None
+            if dataset.batch is not None:
+                batches = stack([dataset.batch(step, rows) for step in range(first, first + n)])
+                batches = layout.shard_batches(batches, rows, batch_size)
+            yield first + n, batches
+
+    def train_steps(self, batches: Batch | None) -> None:
+        """Starts the next steps on the device. Returns before they are done."""
+        n = self.config.train.steps_per_dispatch
+        for hook in self.hooks:
+            hook.before_steps(self, self.step + 1, n)
+        self.state, metrics = self.program.train_steps(self.state, batches)
+        self.step += n
+        self.pending.append(metrics)
+        for hook in self.hooks:
+            hook.after_steps(self, metrics)
+        if not self.clock.running:
+            jax.block_until_ready(metrics)
+            self.clock.start(self.step)  # compilation is left out
+
+    def log(self) -> None:
+        """Writes the metrics of the steps since the last log.
+
+        Raises:
+          NotFiniteError: if a loss or a gradient is not finite.
+          RunError: if metrics or an earlier checkpoint cannot be written.
+        """
+        steps = self._pending_metrics()
+        self._check_finite(steps)
+        numbers = np.arange(self.step - len(steps["loss"]), self.step)
+        self.clock.tokens += float(steps["tokens"][numbers >= self.clock.first].sum())
+        metrics = train_metrics(steps, self.dataset.metric)
+        self.pending = []
+        metrics |= machine_metrics(self.clock.tokens_per_second, self.program.layout.mesh.size)
+        self.history.append({"step": self.step, **metrics})
+        self.run_dir.log(self.step, metrics)
+        for hook in self.hooks:
+            hook.on_log(self, metrics)
+        self.checkpoints.check()
+
+    def evaluate(self) -> bool:
+        """Evaluates the parameters on the validation data, and keeps them if they are the best.
+
+        Returns:
+          Whether the evaluation was finished. A signal interrupts it.
+        """
+        with self._pause():
+            sums = self.program.evaluate(self.state.params, self.dataset.eval, self.is_interrupted)
+            if sums is None:
+                return False
+            metrics = eval_metrics(sums, self.dataset, "eval")
+            self.checkpoints.offer(self.step, self.state.params, metrics["eval/loss"])
+            self.history.append({"step": self.step, **metrics})
+            for hook in self.hooks:
+                hook.on_eval(self, metrics)
+            self.checkpoints.best.wait()  # the best model is on the disk before a line says so
+            self.run_dir.log(self.step, metrics)
+        return True
+
+    def save(self) -> None:
+        """Saves a checkpoint of the training state, in the background.
+
+        Raises:
+          NotFiniteError: if a loss, a gradient or a parameter is not finite.
+          RunError: if this or the previous checkpoint cannot be written.
+        """
+        if self.checkpoints.states.latest() == self.step:
+            return
+        with self._pause():
+            steps = self._pending_metrics()
+            self._check_finite(steps)
+            self.checkpoints.save(self.step, self.state, steps)
+
+    def report(self) -> dict[str, float] | None:
+        """Evaluates the best model on the validation and test data. None after a signal."""
+        best = self.checkpoints.best_model(self.state.params)
+        self.best_step = best.step
+        metrics: dict[str, float] = {}
+        for split in splits(self.dataset):
+            sums = self.program.evaluate(best.state, split.batches, self.is_interrupted)
+            if sums is None:
+                return None
+            metrics |= eval_metrics(sums, self.dataset, split.name)
+        self.progress.close()
+        for hook in self.hooks:
+            hook.on_finish(self, best.state, metrics)
+        return metrics
+
+    def finish(self, metrics: dict[str, float] | None, seconds: float) -> None:
+        """Writes the result, or that a signal stopped the run.
+
+        Args:
+          metrics: What :meth:`report` returned; None if a signal stopped the run.
+          seconds: The time that this call of ``fit`` took.
+        """
+        if metrics is None:
+            signal = self.signal.name or "a signal to another process"
+            self.run_dir.event(self.step, f"stopped by {signal}")
+            self.say(
+                f"Received {signal}: saved a checkpoint at step {self.step:,}. Run the same command "
+                "to resume."
+            )
+        else:
+            result = {"step": self.best_step, "metric": self.dataset.metric, "metrics": metrics}
+            self.run_dir.finish(result | {"seconds": seconds})
+            self.run_dir.event(self.step, "finished")
+        processes.wait_for_all("the end")
+        self.say(f"{duration(seconds)} in all; {self.run_dir.path}")
+
+    # what hooks may use
+
+    def say(self, text: str) -> None:
+        """Prints a line, in the first process."""
+        self.progress.say(text)
+
+    def warn(self, text: str) -> None:
+        """Prints a warning and writes it to events.jsonl."""
+        self.say(f"warning: {text}")
+        self.run_dir.event(0, text)
+
+    def stop_early(self, reason: str) -> None:
+        """Ends training after this evaluation, as if it had reached its last step."""
+        if not self.is_stopped_early:
+            self.say(f"stopped early: {reason}")
+        self.is_stopped_early = True
+
+    # signals
+
+    def is_interrupted(self) -> bool:
+        """Whether a signal was received, at any moment. Always False in several processes."""
+        return bool(self.signal) and processes.is_alone()
+
+    def should_stop(self) -> bool:
+        """Whether to stop after these steps. Several processes agree on it when they log."""
+        if processes.is_alone():
+            return bool(self.signal)
+        logs = self.step % self.config.train.log_every == 0
+        return logs and processes.any_of(bool(self.signal))
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Closes all parts in the end, each also if closing another one fails."""
+        with ExitStack() as stack:
+            stack.callback(self.checkpoints.close)
+            for hook in self.hooks:
+                stack.callback(hook.close)
+            stack.callback(self.progress.close)
+            yield
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """Leaves what happens inside out of the measured time."""
+        jax.block_until_ready(self.state)
+        with self.clock.paused():
+            yield
+
+    def _pending_metrics(self) -> StepMetrics:
+        """Returns the metrics of every step since the last log."""
+        parts = jax.device_get(self.pending)
+        return {name: np.concatenate([p[name] for p in parts]) for name in (parts or [{}])[0]}
+
+    def _check_finite(self, steps: StepMetrics) -> None:
+        bad = first_not_finite(steps) if steps else None
+        if bad is None:
+            return
+        step = self.step - len(steps["loss"]) + bad + 1
+        latest = self.checkpoints.states.latest()
+        saved = "No checkpoint was saved yet."
+        if latest is not None:
+            saved = f"The checkpoint of step {latest:,} is good."
+        skip = ""
+        if self.config.train.on_nan != "skip":
+            skip = ", or resume with --train.on-nan skip"
+        raise NotFiniteError(
+            f"step {step:,} gave a loss of {steps['loss'][bad]} and a gradient norm of "
+            f"{steps['gradient_norm'][bad]}. {saved} Lower optimizer.learning_rate or "
+            f"optimizer.clip_norm, look for NaN in the data of that step{skip}."
+        )

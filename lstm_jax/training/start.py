@@ -1,0 +1,171 @@
+"""Everything before the first step: checks, and the start of a run or its continuation."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from lstm_jax.training.checkpointing.run_checkpoints import RunCheckpoints, Start, restore
+from lstm_jax.training.config import ConfigError, Experiment
+from lstm_jax.training.config.json import differences
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.hooks import Hook, default_hooks
+from lstm_jax.training.metrics import METRICS
+from lstm_jax.training.monitoring import console
+from lstm_jax.training.monitoring.progress import Progress
+from lstm_jax.training.monitoring.trackers import check_trackers
+from lstm_jax.training.optimizer import make_schedule
+from lstm_jax.training.parallel import processes
+from lstm_jax.training.program import Program
+from lstm_jax.training.run import Run
+from lstm_jax.training.run_dir import RunDir
+
+SAME_METRICS = (
+    "workdir", "data.path", "log.tensorboard", "log.wandb", "log.profile", "train.keep_last",
+    "train.keep_best", "train.patience",
+)  # fmt: skip
+"""Fields that may change without changing the metrics and models of any step."""
+
+
+def check(config: Experiment, dataset: Dataset) -> None:
+    """Checks what can be checked only once the data was read. Writes nothing.
+
+    Raises:
+      ConfigError: if the model or the sample does not fit the data, or the run directory belongs to
+        another experiment or to other data.
+    """
+    if config.model.bidirectional and dataset.predicts_next:
+        raise ConfigError(
+            "model.bidirectional must be False for data whose next step is predicted: read backward, "
+            "it would be seen."
+        )
+    vocabulary, prompt = dataset.vocabulary, config.sample.prompt
+    if vocabulary is not None and not len(vocabulary.encode(prompt)):
+        raise ConfigError(
+            f"sample.prompt must hold at least one {vocabulary.unit}, got {prompt!r}."
+        )
+    check_trackers(config.log)
+    run_dir = RunDir(config.run_dir)
+    run_dir.check(config)
+    run_dir.model_files.check_data(dataset.fingerprint(), vocabulary)
+
+
+def restore_or_initialize(
+    config: Experiment,
+    dataset: Dataset,
+    program: Program,
+    run_dir: RunDir,
+    hooks: Sequence[Hook] | None,
+) -> Run:
+    """Returns the run at its latest checkpoint, or at its first step.
+
+    Nothing in the directory is changed before the checkpoint was restored.
+
+    Raises:
+      ConfigError: if there are checkpoints but none can be restored, or the directory cannot be
+        written.
+      RunError: if the checkpoint is of another network, or the disk is full.
+    """
+    progress = Progress(config.train.steps, silent=not processes.is_first())
+
+    def warn(text: str) -> None:
+        progress.say(f"warning: {text}")
+        run_dir.event(0, text)
+
+    start = restore(run_dir, program.init(), config.train.steps_per_dispatch)
+    is_evaluated = _is_evaluated(config, run_dir, start)
+    if start.step and not run_dir.model_files.is_readable():
+        start.warnings.append(
+            f"{run_dir.file('task.json')} is missing or corrupt: the data was not compared with that "
+            "of the earlier steps"
+        )
+    processes.wait_for_all("the checkpoints were read")
+    # Up to here nothing was changed.
+    before = run_dir.start(config)
+    run_dir.model_files.write(program.sizes, dataset.fingerprint(), dataset.vocabulary, warn)
+    # With other settings, training may not give the same metrics and models again.
+    repeats = before is None or set(differences(before, config)) <= set(SAME_METRICS)
+    checkpoints = RunCheckpoints(run_dir, start, config.train, repeats, warn)
+    run_dir.truncate(start.step, is_evaluated, repeats, warn)
+    run_dir.write_settings(config)
+    for warning in start.warnings:
+        warn(warning)
+    processes.wait_for_all("the directory was truncated")
+    changes = [] if before is None else _changes(before, config, start.step)
+    run_dir.event(start.step, "; ".join(["resumed" if start.step else "started", *changes]))
+    for change in changes:
+        progress.say(f"changed: {change}")
+    if config.mesh.data is None and program.layout.mesh.size < jax.device_count():
+        progress.say(
+            f"using {program.layout.mesh.size} of {jax.device_count()} devices, the most that divide "
+            f"data.batch_size {config.data.batch_size}"
+        )
+    run = Run(
+        config=config,
+        dataset=dataset,
+        program=program,
+        run_dir=run_dir,
+        checkpoints=checkpoints,
+        hooks=default_hooks(config) if hooks is None else hooks,
+        progress=progress,
+        state=start.state,
+        step=start.step,
+        pending=start.pending,
+        history=run_dir.metrics(),
+        is_evaluated=is_evaluated,
+    )
+    for hook in run.hooks:
+        hook.on_start(run)
+    return run
+
+
+def print_result(run_dir: RunDir, result: dict[str, Any]) -> None:
+    """Prints the result of a complete run, in the first process."""
+    unit, value = METRICS[result["metric"]].unit, result["metrics"][f"eval/{result['metric']}"]
+    if run_dir.writes:
+        console.say(
+            f"{run_dir.path} is complete: best step {result['step']:,}, {unit} {value:.4f}, loss "
+            f"{result['metrics']['eval/loss']:.4f}. Raise --train.steps to continue, or choose "
+            "another directory with --workdir."
+        )
+
+
+def warn(text: str) -> None:
+    """Prints a warning before there is a run."""
+    console.complain(f"warning: {text}")
+
+
+def _is_evaluated(config: Experiment, run_dir: RunDir, start: Start) -> bool:
+    """Whether nothing is left of the evaluation at the first step.
+
+    A signal or a kill may have interrupted it, or its model, the best so far, may be lost.
+    """
+    run, step = config.train, start.step
+    if not step or (step % run.eval_every and step < run.steps):
+        return True
+    lines = [line for line in run_dir.metrics() if line["step"] == step]
+    losses = [line["eval/loss"] for line in lines if "eval/loss" in line]
+    return bool(losses) and not losses[-1] < start.best_loss
+
+
+def _changes(before: Experiment, now: Experiment, step: int) -> list[str]:
+    """Returns sentences about config fields that changed since the run was last started.
+
+    Args:
+      before: The experiment then.
+      now: The experiment.
+      step: The step from which the run is resumed.
+    """
+    changes = list(differences(before, now).values())
+    old, new = (float(make_schedule(e.optimizer, e.train)(step)) for e in (before, now))
+    if step and not math.isclose(old, new, rel_tol=1e-3):
+        changes.append(f"the learning rate at step {step:,} was {old:.3g}, now {new:.3g}")
+        decays = now.optimizer.schedule in ("cosine", "linear")
+        if decays and not now.optimizer.decay_steps and before.train.steps != now.train.steps:
+            end = before.optimizer.decay_steps or before.train.steps
+            changes[-1] += (
+                f", as the schedule ends at train.steps; --optimizer.decay-steps {end} keeps the old "
+                f"schedule, with a learning rate of 0 from step {end:,} on"
+            )
+    return changes
