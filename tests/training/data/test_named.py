@@ -224,5 +224,5 @@ def test_a_name_in_place_of_a_path_survives(tmp_path, name):
     experiment.run_dir.mkdir()
     RunDir(experiment.run_dir).start(experiment)
     RunDir(experiment.run_dir).check(experiment)
-    with pytest.raises(ConfigError, match=r"data\.path.*\btext8\b.*name:"):
+    with pytest.raises(ConfigError, match=r"data\.path\b.*name:.*\btext8\b"):
         locate(parse(["--data.path", "text8"], default).experiment)
