@@ -162,7 +162,7 @@ def measure_trainer(count: int = 1) -> dict:
     from lstm_jax.training.parallel.layout import with_shardings
     from lstm_jax.training.program import make_program
 
-    dataset, batches = outline(config.data, config.seed, config.train.steps_per_dispatch)
+    dataset, batches = outline(config)
     program = make_program(config, dataset, devices(count))
     batches = with_shardings(batches, program.layout.batches(batches))
     steps = config.data.sequence_length

@@ -214,7 +214,7 @@ MUTATIONS = [
         "training/data/text.py",
         "ids[(step * T + np.arange",
         "ids[(step * (T + 1) + np.arange",
-        "tests/training/data/test_data.py",
+        "tests/training/data/test_text.py",
     ),
     Mutation(
         "weight decay pulls biases to zero",

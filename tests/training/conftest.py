@@ -23,9 +23,17 @@ def text(tmp_path):
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_cache(tmp_path_factory):
+    """The data cache of all tests, so that none writes into the user's home directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_JAX_CACHE", str(tmp_path_factory.mktemp("data_cache")))
+        yield
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """The data cache, in a folder of the test's own."""
+    """The data cache of one test."""
     monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -80,7 +80,7 @@ def run(tmp_path_factory):
 def test_a_small_run_prints_progress_baselines_figures_and_a_sample(run):
     lines = run[1].splitlines()
     assert lines[0] == "quickstart: text.txt"
-    assert lines[1] == "2,025 characters to learn from, 225 held out, 29 symbols"
+    assert lines[1] == "2,025 characters for training, 225 for validation, vocabulary of 29"
     assert any("step      10  loss" in line and "gradient norm" in line for line in lines)
     held_out = [line for line in lines if "held out: model" in line]
     assert len(held_out) == 3
@@ -267,9 +267,9 @@ NOT_FINITE = np.where(np.arange(3) == 1, np.nan, NUMBERS)
 @pytest.mark.parametrize(
     ("content", "task", "name"),
     [
-        (b"", "text", "0 characters"),
+        (b"", "text", "got 0 "),
         (b"tiny text here", "text", "data.batch_size"),
-        (b"a" * 5000, "text", "1 characters"),
+        (b"a" * 5000, "text", "data.vocabulary_size"),
         (b"na\xefve" * 1000, "text", "byte 2"),
         (b"no zip", "arrays", ".npz"),
         ({"inputs": NUMBERS[0]}, "arrays", "inputs of shape (6, 3)"),

@@ -21,7 +21,7 @@ from lstm_jax.training.config import (
     Train,
 )
 from lstm_jax.training.config.json import as_json, from_json
-from lstm_jax.training.data import corpus, make_dataset, tokens
+from lstm_jax.training.data import make_dataset, text_files, tokens
 from lstm_jax.training.errors import NotFiniteError
 from lstm_jax.training.inference import evaluate, load
 from lstm_jax.training.loop import fit
@@ -187,7 +187,7 @@ def test_changed_data_is_refused_before_anything_is_written(tmp_path, text):
 def test_what_of_the_data_has_changed_is_said(tmp_path, text, monkeypatch, old, new, facts, large):
     """Also where all that is evaluated on stayed the same."""
     monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tokens, "IN_MEMORY", 0 if large else tokens.IN_MEMORY)
+    monkeypatch.setattr(tokens, "LARGE", 0 if large else tokens.LARGE)
     experiment = small(tmp_path, data=text_data(text))
     folder = RunDir(experiment.run_dir)
     dataset = make_dataset(experiment)
@@ -216,11 +216,11 @@ def test_runs_from_before_the_training_data_was_in_the_fingerprint_go_on(tmp_pat
 
 def test_a_large_text_is_resumed_without_its_text_being_read(tmp_path, text, monkeypatch):
     monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tokens, "IN_MEMORY", 0)
+    monkeypatch.setattr(tokens, "LARGE", 0)
     constant = Optimizer(warmup_steps=2, schedule="constant")
     runs = [small(tmp_path, n, data=text_data(text), optimizer=constant) for n in ("c", "d")]
     fit(runs[0])
-    monkeypatch.setattr(corpus, "_raw_blocks", None)  # from here on all comes from the cache
+    monkeypatch.setattr(text_files, "_raw_blocks", None)  # from here on all comes from the cache
     fit(dataclasses.replace(runs[1], train=dataclasses.replace(runs[1].train, steps=8)))
     fit(runs[1])
     last = [[line for line in figures(run) if line["step"] == 24] for run in runs]

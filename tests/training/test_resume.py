@@ -20,7 +20,6 @@ from lstm_jax.training.checkpointing.checkpoints import steps_in
 from lstm_jax.training.checkpointing.run_checkpoints import RunCheckpoints
 from lstm_jax.training.cli import main
 from lstm_jax.training.config import ConfigError, Data, Optimizer, Sample, Train
-from lstm_jax.training.data import tokens
 from lstm_jax.training.data.tokens import read_tokens
 from lstm_jax.training.errors import RunError
 from lstm_jax.training.hooks import Console
@@ -333,7 +332,6 @@ def one_symbol(path):
 
 @pytest.mark.parametrize("harm", [zero, out_of_range, one_symbol])
 def test_cached_ids_are_verified(text, cache, monkeypatch, harm):
-    monkeypatch.setattr(tokens, "IN_MEMORY", 0)
     first = read_tokens(Data(path=text))
     ids = np.asarray(first.train).tolist()
     (path,) = (cache / "ids").glob("*.json")

@@ -63,8 +63,7 @@ def _report(experiment: Experiment, wanted: Slice) -> int:
 
     logging.getLogger("lstm_jax").setLevel(logging.ERROR)  # which backend runs is said below
     devices = _devices(wanted)
-    run = experiment.train
-    dataset, batches = outline(experiment.data, experiment.seed, run.steps_per_dispatch)
+    dataset, batches = outline(experiment)
     program = make_program(experiment, dataset, devices)
     output.say(
         f"{experiment.name} on {wanted.name}: {wanted.chips} chips, {devices[0].device_kind}"

@@ -27,7 +27,7 @@ def dry_run(experiment: Experiment) -> None:
     output.say(json.dumps(as_json(experiment), indent=2))
     output.say(dataset.summary)
     output.say("\n".join([*introduce(experiment, program), "", *table(program), ""]))
-    done = rehearse(experiment, program, shapes_of(dataset, experiment.train.steps_per_dispatch))
+    done = rehearse(experiment, program, shapes_of(dataset, experiment))
     output.say("\n".join(work(experiment, program, done)))
     limit = (program.layout.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
     output.say(memory_line(done.memory, "device", limit))

@@ -90,7 +90,8 @@ class Data:
     """Sequences per training batch."""
     eval_batch_size: PositiveInt | None = None
     """Sequences per evaluation batch. None is the number of sequences that training holds at once:
-    batch_size / train.grad_accum_steps."""
+    batch_size / train.grad_accum_steps. For text, None is at most 8 rows, or 64 for a text of 32 MB or
+    more."""
     sequence_length: PositiveInt = 64
     """text: steps per batch; the state is carried over to the next batch. Generated sequences: steps per
     sequence (copy: steps of the delay). Ignored for sequences from files."""

@@ -1,18 +1,18 @@
-"""Your own sequences, from an ``.npz`` file.
+"""Sequences from an ``.npz`` file.
 
 =============  ===========================  =====================================================
 array          shape and dtype              meaning
 =============  ===========================  =====================================================
-``inputs``     ``[N, T, I]`` floats, or     the sequences, padded at the end to one length
-               ``[N, T]`` integers          (or ids from 0 on); the padding may hold anything
-``lengths``    ``[N]`` integers, optional   true lengths, 1 to T (next-step targets: 2 to T)
-``labels``     ``[N]`` integers             a class from 0 on for each sequence, or
+``inputs``     ``[N, T, I]`` floats, or     sequences, padded at the end to the same length, or
+               ``[N, T]`` integers          token ids from 0; the padding may have any values
+``lengths``    ``[N]`` integers, optional   valid steps, 1 to T (next-step targets: 2 to T)
+``labels``     ``[N]`` integers             one class per sequence, from 0, or
 ``targets``    ``[N, K]`` or ``[N]`` floats numbers to predict for each sequence, or
 (neither)                                   the next step is predicted
 =============  ===========================  =====================================================
 
-The same names with ``test_`` in front make a test part. A tenth of the sequences is held out to choose
-the best model by. Arrays of objects are refused: nothing is ever unpickled.
+The same names with the prefix ``test_`` give a test set. A tenth of the sequences is used for
+validation. Arrays of objects are refused: nothing is ever unpickled.
 """
 
 import zlib
@@ -25,73 +25,72 @@ from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.sequences import (
-    at_the_last_step,
-    before_the_last_step,
-    digest_of,
-    hold_out,
-    in_order,
-    over_time,
-    shuffled,
+    from_sequences,
+    last_step_weights,
+    next_step_weights,
+    repeat_over_time,
+    split_validation,
 )
 
 KNOWN = ("inputs", "lengths", "labels", "targets")
 
 
 def arrays_dataset(data: Data, seed: int) -> Dataset:
-    """Classes, numbers or next steps, by what the file holds.
+    """Returns a dataset with classes, numbers or next steps to predict, whichever the file has.
 
     Raises:
-      ConfigError: if the file cannot be read or its arrays do not fit the table above.
+      ConfigError: If the file cannot be read or its arrays do not fit the table above.
     """
     assert data.path is not None
     content = _read(data.path)
     part = _checked(content, "")
     has_test = any(name.startswith("test_") for name in content)
-    test = _checked(content, "test_") if has_test else None
-    both = [part] if test is None else [part, test]
-    if test is not None and _kinds(part) != _kinds(test):
-        got = f"a test part of {_kinds(test)} beside {_kinds(part)}"
+    test_part = _checked(content, "test_") if has_test else None
+    parts = [part] if test_part is None else [part, test_part]
+    if test_part is not None and _sizes(part) != _sizes(test_part):
+        got = f"a test set of {_sizes(test_part)} beside {_sizes(part)}"
         _fail(got, "the same arrays, features and numbers to predict")
 
-    ids = part["inputs"].ndim == 2
-    symbols = 1 + max(int(p["inputs"].max()) for p in both) if ids else 0
     N, T = part["inputs"].shape[:2]
-    learn, held_out = hold_out(N)
-    if not len(held_out):
+    in_train, in_eval = split_validation(N)
+    if not len(in_eval):
         raise ConfigError(
-            f"data.path: expected at least 10 sequences, to hold out a tenth, got {N}."
+            f"data.path: expected at least 10 sequences, as a tenth is used for validation, got {N}."
         )
-
-    train, valid = (
-        _sequences({name: a[rows] for name, a in part.items()}) for rows in (learn, held_out)
+    train, validation = (
+        _sequences({name: a[rows] for name, a in part.items()}) for rows in (in_train, in_eval)
     )
-    classes = 1 + max(int(p["labels"].max()) for p in both) if "labels" in part else 0
-    output_size = classes or (
-        symbols if ids and "targets" not in part else np.shape(train.targets)[-1]
-    )
-    is_class = "labels" in part or (ids and "targets" not in part)
-    figure = "mse" if not is_class else "accuracy" if "labels" in part else "bits"
-    kind = "classes" if "labels" in part else "targets" if "targets" in part else "next steps"
-    return Dataset(
-        summary=f"{len(learn):,} sequences of at most {T} steps with {kind}, {len(held_out):,} held out"
-        + (f", {len(test['inputs']):,} to test" if test is not None else ""),
-        vocabulary_size=symbols,
-        input_size=0 if ids else part["inputs"].shape[2],
+    test = None if test_part is None else _sequences(test_part)
+    if "labels" in part:
+        kind, metric = "classes", "accuracy"
+        output_size = 1 + max(int(p["labels"].max()) for p in parts)
+    elif "targets" not in part and part["inputs"].ndim == 2:
+        kind, metric = "next steps", "bits"
+        output_size = 1 + max(int(p["inputs"].max()) for p in parts)
+    else:
+        kind, metric = ("targets" if "targets" in part else "next steps"), "mse"
+        output_size = np.shape(train.targets)[-1]
+    return from_sequences(
+        train,
+        validation,
+        test=test,
+        loss="squared_error" if metric == "mse" else "cross_entropy",
+        metric=metric,
         output_size=output_size,
-        loss="cross_entropy" if is_class else "squared_error",
-        metric=figure,
-        batches=shuffled(train, data.batch_size, seed),
-        digest=digest_of(train),
-        eval=in_order(valid),
-        test=None if test is None else in_order(_sequences(test)),
+        batch_size=data.batch_size,
+        eval_batch_size=data.eval_batch_size,
+        seed=seed,
+        summary=f"sequences of at most {T} steps with {kind}: {len(in_train):,} for training, "
+        f"{len(in_eval):,} for validation"
+        + ("" if test is None else f", {len(test.inputs):,} for test"),
         predicts_next=kind == "next steps",
-        baselines=_baselines(train, valid, figure),
-        test_baselines={} if test is None else _baselines(train, _sequences(test), figure),
+        baselines=_baselines(train, validation, metric),
+        test_baselines={} if test is None else _baselines(train, test, metric),
     )
 
 
-def _kinds(part: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """Names of arrays, with the sizes of what they hold for each sequence and step."""
+def _sizes(part: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Returns the array names with the shapes of one sequence and one step."""
     sizes = {name: array.shape[1:] for name, array in part.items()}
     return sizes | {"inputs": sizes["inputs"][1:]}
 
@@ -99,26 +98,26 @@ def _kinds(part: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 def _sequences(part: dict[str, np.ndarray]) -> Batch:
     inputs, lengths = part["inputs"], part["lengths"]
     T = inputs.shape[1]
-    if "labels" in part:
-        return Batch(inputs, over_time(part["labels"], T), at_the_last_step(lengths, T), lengths)
-    if "targets" in part:
-        return Batch(inputs, over_time(part["targets"], T), at_the_last_step(lengths, T), lengths)
-    following = np.concatenate([inputs[:, 1:], np.zeros_like(inputs[:, :1])], axis=1)
-    return Batch(inputs, following, before_the_last_step(lengths, T), lengths)
+    for name in ("labels", "targets"):
+        if name in part:
+            answers = repeat_over_time(part[name], T)
+            return Batch(inputs, answers, last_step_weights(lengths, T), lengths)
+    next_inputs = np.concatenate([inputs[:, 1:], np.zeros_like(inputs[:, :1])], axis=1)
+    return Batch(inputs, next_inputs, next_step_weights(lengths, T), lengths)
 
 
-def _baselines(train: Batch, held_out: Batch, figure: str) -> dict[str, float]:
-    """The most frequent class, the training mean, or symbols by their frequency."""
-    known, asked = (
-        np.asarray(part.targets)[np.asarray(part.weights) == 1] for part in (train, held_out)
+def _baselines(train: Batch, evaluated: Batch, metric: str) -> dict[str, float]:
+    """Returns the metric of the majority class, of the training mean, or of the token frequencies."""
+    known, true = (
+        np.asarray(part.targets)[np.asarray(part.weights) == 1] for part in (train, evaluated)
     )
-    if figure == "mse":
-        return {"predict-the-mean baseline": float(((asked - known.mean(0)) ** 2).mean())}
-    counts = np.bincount(known, minlength=int(asked.max()) + 1)
-    if figure == "accuracy":
-        return {"majority baseline": float((asked == counts.argmax()).mean())}
+    if metric == "mse":
+        return {"predict-the-mean baseline": float(((true - known.mean(0)) ** 2).mean())}
+    counts = np.bincount(known, minlength=int(true.max()) + 1)
+    if metric == "accuracy":
+        return {"majority baseline": float((true == counts.argmax()).mean())}
     p = (counts + 0.5) / (counts + 0.5).sum()
-    return {"marginal baseline": float(-np.log2(p[asked]).mean())}
+    return {"marginal baseline": float(-np.log2(p[true]).mean())}
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -131,15 +130,16 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
-        reason = "it holds objects, or is none" if "allow_pickle" in str(error) else str(error)
+        is_pickled = "allow_pickle" in str(error)
+        reason = "it holds objects, or something else" if is_pickled else str(error)
         raise ConfigError(
-            f"data.path: {path} is no usable .npz file ({reason}); write it with "
-            "numpy.savez(path, inputs=..., ...) from arrays of numbers: nothing is unpickled."
+            f"data.path: expected an .npz file with arrays of numbers, got {path} ({reason}). Write it with "
+            "numpy.savez(path, inputs=..., ...)."
         ) from error
 
 
 def _checked(content: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """One part's arrays, checked against the table, with lengths filled in."""
+    """Returns the arrays of a set, checked against the table above, with ``lengths`` added."""
     part = {name: content[prefix + name] for name in KNOWN if prefix + name in content}
     unknown = sorted(set(content) - {p + name for p in ("", "test_") for name in KNOWN})
     if unknown:
@@ -162,7 +162,7 @@ def _checked(content: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
     least = 1 if "labels" in part or "targets" in part else 2
     _within(f"{prefix}lengths", part["lengths"], least, T)
     part["lengths"] = part["lengths"].astype(np.int32)
-    padding = np.arange(T) >= part["lengths"][:, None]  # may hold anything, even NaN or -1
+    padding = np.arange(T) >= part["lengths"][:, None]  # may have any values, even NaN or -1
     inputs = np.where(padding[..., None] if floats else padding, 0, inputs)
     if floats:
         inputs = _finite(f"{prefix}inputs", inputs)
@@ -192,7 +192,9 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
         where = ", ".join(str(n) for n in np.argwhere(~np.isfinite(array))[0])
-        _fail(f"{name}[{where}] that is not finite in float32", "numbers in every real step")
+        _fail(
+            f"{name}[{where}] that is not finite in float32", "finite numbers in every valid step"
+        )
     return array
 
 

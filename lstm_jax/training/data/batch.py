@@ -1,20 +1,31 @@
-"""What a step reads, whatever the task."""
+"""A batch of sequences with targets and weights."""
 
 from typing import Any, NamedTuple
 
 
 class Batch(NamedTuple):
-    """Sequences, time first, and what is to be predicted at each step; NumPy or JAX arrays.
+    """Sequences with the targets of each step, as NumPy or JAX arrays.
 
-    A task that asks one question of a whole sequence puts the answer at every step and a weight of 1
-    on the true last step.
+    A batch is time-major: ``[T, B, ...]``, or ``[n, T, B, ...]`` for n batches. A set of sequences in
+    memory, as :func:`~lstm_jax.training.data.sequences.from_sequences` takes it, has the same fields
+    with the sequences first: ``[N, T, ...]``.
+
+    Sequences are padded at the end to a common length T:
+
+    - ``lengths`` has the number of valid steps of each sequence, from 1 to T.
+    - Padded steps have a weight of 0. The model ignores their inputs if ``lengths`` is given. Their
+      targets must be valid numbers or ids, for instance 0: the loss of a padded step is computed and
+      multiplied by 0.
+    - To predict one answer per sequence, repeat the answer at every step and set a weight of 1 on the
+      last valid step only.
+    - A sequence that only completes a batch has a weight of 0 at every step.
 
     Attributes:
-      inputs: ids ``[T, B]`` or floats ``[T, B, I]``.
-      targets: ids ``[T, B]`` or floats ``[T, B, K]``.
-      weights: of each prediction in loss and figures, ``[T, B]``.
-      lengths: true lengths ``[B]``, or None.
-      scored: where accuracy is counted, ``[T, B]``; None is where there is weight.
+      inputs: Token ids ``[T, B]`` or floats ``[T, B, I]``.
+      targets: Target ids ``[T, B]`` or floats ``[T, B, K]``.
+      weights: Weight of each prediction in losses and metrics, ``[T, B]``.
+      lengths: Number of valid steps, ``[B]``. None if all T steps are valid.
+      scored: Weight of each prediction in the accuracy, ``[T, B]``. None for ``weights``.
     """
 
     inputs: Any

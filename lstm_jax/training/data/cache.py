@@ -1,6 +1,7 @@
-"""Where data that was fetched or encoded is kept, so that it is made once."""
+"""The directory for downloaded and encoded data, so that both happen only once."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,30 +9,47 @@ from pathlib import Path
 from lstm_jax.training.config import ConfigError, local_path
 
 
+class CacheError(ConfigError):
+    """The cache directory is unknown or cannot be written."""
+
+
 def cache_dir() -> Path:
-    """``$LSTM_JAX_CACHE``, or ``lstm_jax`` in ``$XDG_CACHE_HOME``, which is ``~/.cache`` by default."""
-    if own := os.environ.get("LSTM_JAX_CACHE"):
-        return local_path("LSTM_JAX_CACHE", Path(own)).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Returns ``$LSTM_JAX_CACHE``, or ``lstm_jax`` in ``$XDG_CACHE_HOME`` (by default ``~/.cache``).
+
+    Raises:
+      CacheError: If the variable holds a URL, or the home directory is unknown.
+    """
+    try:
+        if own := os.environ.get("LSTM_JAX_CACHE"):
+            return local_path("LSTM_JAX_CACHE", Path(own)).absolute()
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except ConfigError as error:
+        raise CacheError(str(error)) from error
+    except RuntimeError as error:
+        raise CacheError(
+            f"the home directory is unknown ({error}); set the environment variable LSTM_JAX_CACHE to "
+            "a directory for downloaded and encoded data."
+        ) from error
     return Path(base) / "lstm_jax"
 
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that becomes ``path`` at the end, if all went well.
+    """Yields a temporary path, which is renamed to ``path`` if the block succeeds.
 
     Raises:
-      ConfigError: if it cannot be written; what was there before stays.
+      CacheError: If the file cannot be written. A file that was at ``path`` before stays.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    # Random, not the process id: in containers that share a home directory the ids are the same.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise ConfigError(
+        raise CacheError(
             f"data.path: cannot write {path}: {error.strerror or error}; free some space, or choose "
-            "another folder with the environment variable LSTM_JAX_CACHE."
+            "another directory with the environment variable LSTM_JAX_CACHE."
         ) from error
     finally:
         with suppress(OSError):

@@ -1,9 +1,8 @@
-"""A task: its batches, its held-out data, and what must be known to build a model for it."""
+"""Everything that training needs to know about its data."""
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import jax
 import numpy as np
@@ -11,66 +10,66 @@ import numpy as np
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.vocabulary import Vocabulary
 
-Loss = Literal["cross_entropy", "squared_error", "bernoulli"]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What training asks of a task.
+    """Training batches, validation and test sets, and the sizes that the model takes from them.
+
+    Training needs either ``batch`` or ``generate``.
 
     Attributes:
-      summary: a few lines for a person.
-      vocabulary_size: number of input symbols, or 0 for float inputs.
-      input_size: features of float inputs, or 0.
-      output_size: symbols, classes or numbers predicted a step.
-      loss: of one prediction.
-      metric: the name of the figure that people compare, see :mod:`lstm_jax.training.metrics`.
-      batches: ``(first step, n, rows) -> Batch`` of arrays ``[n, ...]``, a function of seed and step;
-        ``rows`` are the numbers of those that are wanted, None is all.
-      generate: or ``key -> Batch``, made on the device.
-      eval: chunks ``[N, ...]`` to choose the best model by.
-      test: chunks to report on at the end, where the data has such a part.
-      stateful: whether the state goes on from batch to batch, and from chunk to chunk.
-      predicts_next: whether targets are later inputs, which must not be seen.
-      baselines: what needs no network, in the unit of ``figure``, on the held-out part.
-      test_baselines: the same on the test part.
-      vocabulary: of text.
-      digest: A hash of the training data; empty if it is generated.
+      output_size: Number of outputs per step: tokens, classes or numbers.
+      loss: Name of the loss: cross_entropy, squared_error or bernoulli.
+      metric: Name of the main metric in :data:`lstm_jax.training.metrics.METRICS`.
+      eval: Validation set as batches ``[N, T, B, ...]``, read in order.
+      batch: ``(step, rows) -> Batch``: the training batch of a step, ``[T, len(rows), ...]``. A pure
+        function of the seed and the step. ``rows`` are the indices of the requested sequences in the
+        batch: with several processes, each one reads only its own.
+      generate: ``key -> Batch``: a training batch, traced and computed on the device.
+      test: Test set as batches ``[N, T, B, ...]``, evaluated once after training.
+      summary: Description of the data in one or two lines.
+      vocabulary_size: Number of input tokens, 0 for float inputs.
+      input_size: Number of features of float inputs, 0 for tokens.
+      stateful: Whether the LSTM state continues from batch to batch.
+      predicts_next: Whether targets are later inputs, so that a model must not read backward.
+      baselines: Values of ``metric`` on the validation set for predictors without a network, by name.
+      test_baselines: The same on the test set.
+      vocabulary: Vocabulary of a text.
+      digest: Hash of the training data, empty for generated data.
+      eval_digest: Result of :func:`evaluation_digest` for a batch size that does not depend on the
+        experiment. Empty to compute it from ``eval`` and ``test`` as they are.
     """
 
-    summary: str
     output_size: int
-    loss: Loss
+    loss: str
     metric: str
     eval: Batch
-    vocabulary_size: int = 0
-    input_size: int = 0
-    batches: Callable[[int, int, np.ndarray | None], Batch] | None = None
+    batch: Callable[[int, np.ndarray], Batch] | None = None
     generate: Callable[[jax.Array], Batch] | None = None
     test: Batch | None = None
+    summary: str = ""
+    vocabulary_size: int = 0
+    input_size: int = 0
     stateful: bool = False
     predicts_next: bool = False
     baselines: dict[str, float] = field(default_factory=dict)
     test_baselines: dict[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     digest: str = ""
+    eval_digest: str = ""
 
     def fingerprint(self) -> str:
         """Returns a hash of the vocabulary, the validation and test sets, and the training data.
 
-        The training data comes last: earlier versions left it out, and wrote a prefix.
+        The training data comes last: earlier versions left it out, so their fingerprint is a prefix.
         """
-        digest = hashlib.sha256(repr(self.vocabulary).encode())
-        for leaf in jax.tree.leaves((self.eval, self.test)):
-            digest.update(np.asarray(leaf).tobytes())
-        return digest.hexdigest()[:16] + self.digest[:16]
+        digest = self.eval_digest or evaluation_digest(self.vocabulary, self.eval, self.test)
+        return digest[:16] + self.digest[:16]
 
-    @property
-    def batch(self):
-        if self.batches is None:
-            return None
 
-        def batch(step, rows):
-            return jax.tree.map(lambda a: a[0], self.batches(step, 1, rows))
-
-        return batch
+def evaluation_digest(vocabulary: Vocabulary | None, eval: Batch, test: Batch | None) -> str:
+    """Returns a hash of the vocabulary and of the validation and test sets, as batches."""
+    digest = hashlib.sha256(repr(vocabulary).encode())
+    for leaf in jax.tree.leaves((eval, test)):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()

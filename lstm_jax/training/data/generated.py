@@ -1,4 +1,4 @@
-"""Tasks made on the device that ask for a long memory; each with its paper.
+"""Tasks that require a long memory, generated on the device; each with its paper.
 
 Hochreiter & Schmidhuber (1997), Long short-term memory: adding (§5.4), temporal order (§5.6), embedded
 Reber grammar (§5.1). Arjovsky, Shah & Bengio (2016), Unitary evolution recurrent neural networks: copy
@@ -6,7 +6,7 @@ Reber grammar (§5.1). Arjovsky, Shah & Bengio (2016), Unitary evolution recurre
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,47 +14,75 @@ import numpy as np
 
 from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
-from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.data.dataset import Dataset, evaluation_digest
+from lstm_jax.training.data.sequences import batches_in_order
 
-Generate = Callable[[jax.Array, int], Batch]
-"""``(key, batch size) -> Batch``."""
+
+class Generator(NamedTuple):
+    """A generated task.
+
+    Attributes:
+      generate: ``(key, batch size) -> Batch``, traceable.
+      summary: Description of the task.
+      loss: Name of the loss.
+      metric: Name of the main metric.
+      inputs: Number of input tokens, or of features with squared_error.
+      outputs: Number of outputs.
+    """
+
+    generate: Callable[[jax.Array, int], Batch]
+    summary: str
+    loss: str
+    metric: str
+    inputs: int
+    outputs: int
 
 
 def generated_dataset(data: Data, seed: int) -> Dataset:
-    """The task by its name; fresh sequences in every step, others held out.
+    """Returns a dataset with new training sequences in every step and a fixed validation set.
 
     Raises:
-      ConfigError: if the sequences are too short for the task.
+      ConfigError: If the sequences are too short for the task.
     """
-    make, least = {
+    make, min_length = {
         "adding": (adding, 2),
         "copy": (copy, 1),
         "temporal_order": (temporal_order, 20),
         "reber": (reber, 12),
     }[data.task]
-    if data.sequence_length < least:
+    if data.sequence_length < min_length:
         raise ConfigError(
-            f"data.sequence_length: expected at least {least} for the task {data.task!r}, got "
+            f"data.sequence_length: expected at least {min_length} for the task {data.task!r}, got "
             f"{data.sequence_length}."
         )
-    task, generate = make(data.sequence_length)
-    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # no step's key
-    held_out = jax.tree.map(
-        np.asarray, jax.jit(generate, static_argnums=1)(key, data.eval_sequences)
+    task = make(data.sequence_length)
+    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # not the key of any step
+    generate = jax.jit(task.generate, static_argnums=1)
+    validation = jax.tree.map(np.asarray, generate(key, data.eval_sequences))
+    has_ids = task.loss == "cross_entropy"
+    return Dataset(
+        summary=f"{task.summary}, {data.eval_sequences:,} sequences for validation",
+        loss=task.loss,
+        metric=task.metric,
+        vocabulary_size=task.inputs if has_ids else 0,
+        input_size=0 if has_ids else task.inputs,
+        output_size=task.outputs,
+        generate=lambda key: task.generate(key, data.batch_size),
+        eval=batches_in_order(_sequence_major(validation), data.eval_batch_size or data.batch_size),
+        baselines={name: f(validation) for name, f in BASELINES[data.task].items()},
+        eval_digest=evaluation_digest(None, jax.tree.map(lambda a: a[None], validation), None),
     )
-    return replace(
-        task,
-        summary=f"{task.summary}, {data.eval_sequences:,} fresh ones held out",
-        generate=lambda key: generate(key, data.batch_size),
-        eval=jax.tree.map(lambda a: a[None], held_out),
-        baselines={name: f(held_out) for name, f in BASELINES[data.task].items()},
-    )
 
 
-def adding(T: int) -> tuple[Dataset, Generate]:
-    """Two of T numbers are marked, one in each half: what is their sum?
+def _sequence_major(batch: Batch) -> Batch:
+    """Swaps time and sequences."""
+    return jax.tree.map(lambda a: a if a.ndim == 1 else a.swapaxes(0, 1), batch)
 
-    Solved = mean squared error under 0.01; the mean alone gives 1/6.
+
+def adding(T: int) -> Generator:
+    """The sum of two marked numbers among T, one in each half.
+
+    The task is solved with a mean squared error below 0.01. Predicting the mean gives 1/6.
     """
 
     def generate(key: jax.Array, B: int) -> Batch:
@@ -67,18 +95,16 @@ def adding(T: int) -> tuple[Dataset, Generate]:
         total = jnp.broadcast_to((x * marked).sum(0), (T, B))[..., None]
         return Batch(jnp.stack([x, marked], axis=-1), total, _last(T, B))
 
-    task = _task(
-        f"sums of two marked numbers in {T} steps", "squared_error", "mse", inputs=2, outputs=1
-    )
-    return task, generate
+    summary = f"sums of two marked numbers in {T} steps"
+    return Generator(generate, summary, "squared_error", "mse", inputs=2, outputs=1)
 
 
 COPIED = 10
-"""Symbols to remember."""
+"""Number of symbols to remember."""
 
 
-def copy(T: int) -> tuple[Dataset, Generate]:
-    """Ten symbols out of eight, T blanks, a cue: say the ten symbols again.
+def copy(T: int) -> Generator:
+    """Ten symbols, each one of eight, then T blanks and a cue, then the ten symbols again.
 
     Ids: 0 blank, 1 to 8 symbols, 9 cue.
     """
@@ -93,14 +119,14 @@ def copy(T: int) -> tuple[Dataset, Generate]:
             inputs, targets, jnp.ones((steps, B)), scored=(targets > 0).astype(jnp.float32)
         )
 
-    task = _task(f"{COPIED} symbols to repeat after {T} steps", "cross_entropy", "nats", 10, 10)
-    return task, generate
+    summary = f"{COPIED} symbols to repeat after {T} steps"
+    return Generator(generate, summary, "cross_entropy", "nats", inputs=10, outputs=10)
 
 
-def temporal_order(T: int) -> tuple[Dataset, Generate]:
-    """X or Y, twice, far apart and far from the end among a, b, c, d: in which order did they come?
+def temporal_order(T: int) -> Generator:
+    """The order of two symbols, each X or Y, far apart and far from the end among distractors.
 
-    Experiment 6a: sequences of T / 1.1 to T steps, the first sign in their second tenth, the second
+    Experiment 6a: sequences of T / 1.1 to T steps, the first symbol in their second tenth, the second
     in their sixth. Ids: 0 to 3 distractors, 4 and 5 X and Y, 6 start, 7 end; classes XX, XY, YX, YY.
     """
 
@@ -109,23 +135,23 @@ def temporal_order(T: int) -> tuple[Dataset, Generate]:
         noise = jax.random.randint(keys[0], (T, B), 0, 4)
         first = jax.random.randint(keys[1], (B,), T // 11, 2 * T // 11 + 1)
         second = jax.random.randint(keys[2], (B,), 5 * T // 11, 6 * T // 11 + 1)
-        signs = jax.random.randint(keys[3], (2, B), 0, 2)
+        symbols = jax.random.randint(keys[3], (2, B), 0, 2)
         lengths = jax.random.randint(keys[4], (B,), 10 * T // 11, T + 1)
         t = jnp.arange(T)[:, None]
-        ids = jnp.where(t == first, 4 + signs[0], noise)
-        ids = jnp.where(t == second, 4 + signs[1], ids)
+        ids = jnp.where(t == first, 4 + symbols[0], noise)
+        ids = jnp.where(t == second, 4 + symbols[1], ids)
         ids = jnp.where(t == 0, 6, jnp.where(t == lengths - 1, 7, ids))
-        answer = jnp.broadcast_to(2 * signs[0] + signs[1], (T, B))
+        answer = jnp.broadcast_to(2 * symbols[0] + symbols[1], (T, B))
         return Batch(ids, answer, (t == lengths - 1).astype(jnp.float32), lengths)
 
-    task = _task(f"the order of two signs in {T} steps", "cross_entropy", "accuracy", 8, 4)
-    return task, generate
+    summary = f"the order of two symbols in {T} steps"
+    return Generator(generate, summary, "cross_entropy", "accuracy", inputs=8, outputs=4)
 
 
 REBER = "BTPSXVE"
-"""The symbols; an id is a place in this string."""
+"""The symbols. An id is an index of this string."""
 
-_EDGES = {  # state: its two edges (symbol, next state), equally likely
+_EDGES = {  # state: two equally likely edges (symbol, next state)
     0: (("B", 1), ("B", 1)),
     1: (("T", 2), ("P", 3)),
     2: (("S", 2), ("X", 4)),
@@ -136,11 +162,12 @@ _EDGES = {  # state: its two edges (symbol, next state), equally likely
 }
 
 
-def reber(T: int) -> tuple[Dataset, Generate]:
-    """Strings B x R x E with x one of T and P and R from Reber's grammar: the last x must be remembered.
+def reber(T: int) -> Generator:
+    """Strings B x R x E, where x is T or P and R is from Reber's grammar.
 
-    The next symbol is predicted at each step; accuracy is counted at that last x. Strings longer than T
-    are cut before it, and are then not counted in the accuracy.
+    The next symbol is predicted at each step. The accuracy is that of the last x, which must be
+    remembered from the second step. Strings longer than T are cut before it and are left out of the
+    accuracy.
     """
     symbols = jnp.array([[REBER.index(s) for s, _ in _EDGES[n]] for n in _EDGES])
     after = jnp.array([[state for _, state in _EDGES[n]] for n in _EDGES])
@@ -167,48 +194,34 @@ def reber(T: int) -> tuple[Dataset, Generate]:
         return Batch(jnp.maximum(ids[:-1], 0), jnp.maximum(ids[1:], 0), real, length, recalled)
 
     def generate(key: jax.Array, B: int) -> Batch:
-        many = jax.vmap(string)(jax.random.split(key, B))
-        return jax.tree.map(lambda a: a.swapaxes(0, 1) if a.ndim == 2 else a, many)
+        return _sequence_major(jax.vmap(string)(jax.random.split(key, B)))
 
-    task = _task("strings of the embedded Reber grammar", "cross_entropy", "accuracy", 7, 7)
-    return task, generate
-
-
-def _task(summary: str, loss: str, figure: str, inputs: int, outputs: int) -> Dataset:
-    ids = loss == "cross_entropy"
-    return Dataset(
-        summary=summary,
-        loss=loss,  # type: ignore[arg-type]
-        metric=figure,
-        vocabulary_size=inputs if ids else 0,
-        input_size=0 if ids else inputs,
-        output_size=outputs,
-        eval=Batch(0, 0, 0),  # made by generated_dataset
-    )
+    summary = "strings of the embedded Reber grammar"
+    return Generator(generate, summary, "cross_entropy", "accuracy", inputs=7, outputs=7)
 
 
 def _last(T: int, B: int) -> jax.Array:
     return jnp.zeros((T, B)).at[-1].set(1.0)
 
 
-def _guess_the_mean(held_out: Batch) -> float:
-    return float(np.var(np.asarray(held_out.targets)[-1]))
+def _predict_the_mean(batch: Batch) -> float:
+    return float(np.var(np.asarray(batch.targets)[-1]))
 
 
-def _memoryless_copy(held_out: Batch) -> float:
-    return float(COPIED * np.log(8) / len(held_out.targets))
+def _memoryless_copy(batch: Batch) -> float:
+    return float(COPIED * np.log(8) / len(batch.targets))
 
 
-def _majority(held_out: Batch) -> float:
-    scored = held_out.weights if held_out.scored is None else held_out.scored
-    answers = np.asarray(held_out.targets)[np.asarray(scored) == 1]
+def _majority(batch: Batch) -> float:
+    scored = batch.weights if batch.scored is None else batch.scored
+    answers = np.asarray(batch.targets)[np.asarray(scored) == 1]
     if not len(answers):
-        raise ConfigError("data.eval_sequences: expected enough that one is whole; raise it.")
+        raise ConfigError("data.eval_sequences: no sequence is scored in the accuracy; raise it.")
     return float(np.bincount(answers).max() / len(answers))
 
 
 BASELINES: dict[str, dict[str, Callable[[Batch], float]]] = {
-    "adding": {"predict-the-mean baseline": _guess_the_mean},
+    "adding": {"predict-the-mean baseline": _predict_the_mean},
     "copy": {"memoryless baseline": _memoryless_copy},
     "temporal_order": {"majority baseline": _majority},
     "reber": {"majority baseline": _majority},

@@ -1,4 +1,4 @@
-"""Texts of the Hugging Face Hub, ``hf:NAME`` or ``hf:NAME:CONFIG``, through the ``datasets`` package."""
+"""Texts of the Hugging Face Hub, ``hf:NAME`` or ``hf:NAME:CONFIG``, read with the ``datasets`` package."""
 
 import logging
 import sys
@@ -10,38 +10,40 @@ from tqdm import tqdm
 
 from lstm_jax.training.config import ConfigError
 from lstm_jax.training.data.cache import cache_dir, written
-from lstm_jax.training.data.corpus import Pieces, Text, whole_file
+from lstm_jax.training.data.text_files import Pieces, Text, whole_file
 
 PARTS = {
     "test": ("test",),
-    "held_out": ("validation", "valid", "val", "dev"),
-    "train": ("train",),  # the last to be written: where it is, all is
+    "validation": ("validation", "valid", "val", "dev"),
+    "train": ("train",),  # written last, so that its file says that all are complete
 }
-"""The names that the splits of a data set go by."""
+"""Names of splits on the hub, by the names here."""
 COLUMN = "text"
 ROWS = 1000
 
 
 def hub_text(name: str) -> Text:
-    """The rows of a data set's column ``text``, a line each, in its own parts.
+    """Returns the column ``text`` of a dataset, one row per line, with the dataset's own splits.
 
-    They are written into the cache once and read from there. Without a validation part the last tenth
-    of the training part is held out.
+    The text is written into the cache once and read from there. Without a validation split, the last
+    tenth of the training text is used for validation.
 
     Raises:
-      ConfigError: if ``datasets`` is not installed, or cannot load it, or it holds no text.
+      ConfigError: If ``datasets`` is not installed, or the dataset cannot be loaded or has no text.
     """
     folder = cache_dir() / "hf" / name.replace("/", "--").replace(":", "---")
     if not _file(folder, "train").is_file():
         _write(name, folder)
     return Text(
-        f"hf:{name}", _piece(folder, "train"), _piece(folder, "held_out"), _piece(folder, "test")
+        f"hf:{name}", _piece(folder, "train"), _piece(folder, "validation"), _piece(folder, "test")
     )
 
 
 def _piece(folder: Path, part: str) -> Pieces:
-    file = _file(folder, part)
-    return (whole_file(file),) if file.is_file() else ()
+    files = [_file(folder, part)]
+    if part == "validation":
+        files.append(_file(folder, "held_out"))  # its name in earlier versions
+    return next(((whole_file(file),) for file in files if file.is_file()), ())
 
 
 def _file(folder: Path, part: str) -> Path:
@@ -52,7 +54,7 @@ def _write(name: str, folder: Path) -> None:
     splits = _load(name, folder)
     names = {part: next((n for n in known if n in splits), "") for part, known in PARTS.items()}
     if not names["train"]:
-        raise ConfigError(f"data.path: hf:{name} has the parts {sorted(splits)}; expected train.")
+        raise ConfigError(f"data.path: hf:{name} has the splits {sorted(splits)}; expected train.")
     columns = splits[names["train"]].column_names
     if COLUMN not in columns:
         raise ConfigError(f"data.path: hf:{name} has the columns {columns}; expected {COLUMN!r}.")
@@ -69,16 +71,16 @@ def _load(name: str, folder: Path) -> Mapping[str, Any]:
             f"data.path: hf:{name} needs the package datasets; install it, for instance with "
             "pip install datasets."
         ) from error
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # one message is enough
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its message repeats ours
     path, _, config = name.partition(":")
     try:
         return load_dataset(path, config or None)
-    except Exception as error:  # whatever the hub, the network and the data set's files do wrong
+    except Exception as error:  # of the hub, the network or the files of the dataset
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"data.path: hf:{name} cannot be loaded ({reason}); look at its name (with a configuration "
-            f"hf:NAME:CONFIG), or put its text as {_file(folder, 'train')} (held_out.txt and test.txt beside "
-            "it)."
+            f"data.path: hf:{name} cannot be loaded ({reason}); check its name (with a configuration "
+            f"hf:NAME:CONFIG), or put its text as {_file(folder, 'train')} (and "
+            "validation.txt and test.txt in the same directory)."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Images as sequences, from IDX files as MNIST comes in.
+"""Images as sequences, from IDX files (the format of MNIST).
 
 By pixels and permuted: Le, Jaitly & Hinton (2015), A simple way to initialize recurrent networks of
 rectified linear units, §4.2.
@@ -14,24 +14,22 @@ from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.sequences import (
-    at_the_last_step,
-    digest_of,
-    hold_out,
-    in_order,
-    over_time,
-    shuffled,
+    from_sequences,
+    last_step_weights,
+    repeat_over_time,
+    split_validation,
 )
 
 NAMES = {"train": "train", "test": "t10k"}
-HELD_OUT = 12
-"""One image in twelve of the training files chooses the best model: 5,000 of MNIST's 60,000."""
+ONE_IN = 12
+"""One training image in 12 is used for validation: 5,000 of the 60,000 of MNIST."""
 
 
 def images_dataset(data: Data, seed: int) -> Dataset:
-    """Says what an image shows after reading it to the end.
+    """Returns a dataset to classify an image after its last step.
 
     Raises:
-      ConfigError: if the files are missing, are no IDX files or do not fit each other.
+      ConfigError: If the files are missing, are no IDX files or do not fit each other.
     """
     assert data.path is not None
     images, labels = _split(data.path, "train")
@@ -39,11 +37,11 @@ def images_dataset(data: Data, seed: int) -> Dataset:
     if images.shape[1:] != test_images.shape[1:]:
         raise ConfigError(
             f"data.path: training images are {images.shape[1:]} pixels, test images {test_images.shape[1:]}; "
-            "expected one size."
+            "expected the same size."
         )
-    if len(images) < HELD_OUT:
+    if len(images) < ONE_IN:
         raise ConfigError(
-            f"data.path: expected at least {HELD_OUT} training images, got {len(images)}."
+            f"data.path: expected at least {ONE_IN} training images, got {len(images)}."
         )
     mean, scale = images.mean(), images.std() + 1e-8
     classes = int(max(labels.max(), test_labels.max())) + 1
@@ -51,26 +49,26 @@ def images_dataset(data: Data, seed: int) -> Dataset:
     def sequences(images: np.ndarray, labels: np.ndarray) -> Batch:
         xs = _steps((images - mean) / scale, data.image_order)
         N, T, _ = xs.shape
-        weights = at_the_last_step(np.full(N, T), T)
-        return Batch(xs, over_time(labels, T), weights)
+        return Batch(xs, repeat_over_time(labels, T), last_step_weights(np.full(N, T), T))
 
-    learn, held_out = hold_out(len(images), HELD_OUT)
-    train = sequences(images[learn], labels[learn])
-    most = np.bincount(labels[learn]).argmax()
+    in_train, in_eval = split_validation(len(images), ONE_IN)
+    train = sequences(images[in_train], labels[in_train])
+    majority = np.bincount(labels[in_train]).argmax()
     T, features = np.shape(train.inputs)[1:]
-    return Dataset(
-        summary=f"{len(learn):,} images of {classes} classes as {T} steps of {features}, "
-        f"{len(held_out):,} held out, {len(test_images):,} to test",
-        input_size=features,
-        output_size=classes,
+    return from_sequences(
+        train,
+        sequences(images[in_eval], labels[in_eval]),
+        test=sequences(test_images, test_labels),
         loss="cross_entropy",
         metric="accuracy",
-        batches=shuffled(train, data.batch_size, seed),
-        digest=digest_of(train),
-        eval=in_order(sequences(images[held_out], labels[held_out])),
-        test=in_order(sequences(test_images, test_labels)),
-        baselines={"majority baseline": float((labels[held_out] == most).mean())},
-        test_baselines={"majority baseline": float((test_labels == most).mean())},
+        output_size=classes,
+        batch_size=data.batch_size,
+        eval_batch_size=data.eval_batch_size,
+        seed=seed,
+        summary=f"images of {classes} classes as {T} steps of {features}: {len(in_train):,} for training, "
+        f"{len(in_eval):,} for validation, {len(test_images):,} for test",
+        baselines={"majority baseline": float((labels[in_eval] == majority).mean())},
+        test_baselines={"majority baseline": float((test_labels == majority).mean())},
     )
 
 
@@ -89,14 +87,14 @@ def _split(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", axes=1)
     if len(images) != len(labels) or not len(images):
         raise ConfigError(
-            f"data.path: {folder} has {len(images)} {part} images and {len(labels)} labels; expected "
-            "as many of the one as of the other, and at least one."
+            f"data.path: expected as many {part} images as labels in {folder}, and at least one, got "
+            f"{len(images)} images and {len(labels)} labels."
         )
     return images.astype(np.float32) / 255.0, labels.astype(np.int32)
 
 
 def _read_idx(folder: Path, name: str, axes: int) -> np.ndarray:
-    """The IDX format: two zero bytes, the type (8: unsigned byte), the axes, their sizes, the data."""
+    """Reads an IDX file: two zero bytes, the type (8: unsigned byte), the axes, their sizes, the data."""
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
         raise ConfigError(f"data.path: {folder} has no {name} (or {name}.gz).")
@@ -108,6 +106,7 @@ def _read_idx(folder: Path, name: str, axes: int) -> np.ndarray:
     sizes = np.frombuffer(header[4:], ">i4")
     if raw[:4] != bytes([0, 0, 8, axes]) or len(raw) != 4 + 4 * axes + int(np.prod(sizes)):
         raise ConfigError(
-            f"data.path: {path} is no whole IDX file of unsigned bytes with {axes} axes; fetch it again."
+            f"data.path: {path} is no complete IDX file of unsigned bytes with {axes} axes; download it "
+            "again."
         )
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(sizes)

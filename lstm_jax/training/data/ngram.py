@@ -1,10 +1,10 @@
-"""The baseline a language model must beat: an interpolated n-gram with Witten-Bell smoothing."""
+"""The baseline of a language model: an interpolated n-gram model with Witten-Bell smoothing."""
 
 import numpy as np
 
 
 class NGram:
-    """Counts of contexts and what follows them, orders 1 to ``order``.
+    """Counts of contexts and of the symbols after them, for orders 1 to ``order``.
 
     The estimate of each order is interpolated with that of the order below, down to the uniform
     distribution; the weight of the lower order is the share of symbols that were new when they
@@ -29,7 +29,7 @@ class NGram:
         self.tables = [_Table(ids, vocabulary_size, n) for n in range(1, longest + 1)]
 
     def nats(self, ids: np.ndarray) -> float:
-        """Mean nats a symbol of a text, its first symbol not counted."""
+        """Returns the mean nats per symbol of a text, without its first symbol."""
         p = np.full(len(ids), 1.0 / self.vocabulary_size)
         for n, table in enumerate(self.tables[: len(ids)], start=1):
             p[n - 1 :] = table.interpolate(ids, p[n - 1 :])
@@ -37,7 +37,7 @@ class NGram:
 
 
 class _Table:
-    """One order: counts by code, where a code is n symbols read as digits."""
+    """Counts of one order by code. A code is n symbols read as digits."""
 
     def __init__(self, ids: np.ndarray, base: int, n: int):
         self.base, self.n = base, n
@@ -47,7 +47,7 @@ class _Table:
         self.context_counts = np.add.reduceat(self.gram_counts, first)
 
     def interpolate(self, ids: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """P(symbol | n - 1 symbols before), given the same under the order below."""
+        """Returns P(symbol | n - 1 symbols before) from the probabilities of the next lower order."""
         codes = self._codes(ids)
         count = _look_up(self.grams, self.gram_counts, codes)
         total = _look_up(self.contexts, self.context_counts, codes // self.base)
@@ -60,7 +60,7 @@ class _Table:
         return windows @ self.base ** np.arange(self.n - 1, -1, -1, dtype=np.int64)
 
 
-def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """``values`` at the ``wanted`` of the sorted ``keys``, 0 where there is none."""
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], 0)
+def _look_up(keys: np.ndarray, values: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Returns the values of some of the sorted ``keys``, 0 for unknown keys."""
+    at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return np.where(keys[at] == queries, values[at], 0)

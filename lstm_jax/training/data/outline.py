@@ -1,50 +1,61 @@
-"""A task as the compiler needs it: shapes, and a large text unread."""
+"""Shapes of a dataset for ahead-of-time compilation, without reading a large text."""
 
 from typing import Any
 
 import jax
 import numpy as np
 
-from lstm_jax.training.config import Data
+from lstm_jax.training.config import Data, Experiment
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
-from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.data.make import make_dataset
 
 
-def outline(data: Data, seed: int, n: int) -> tuple[Dataset, Batch | None]:
-    """A task to compile for, and the shapes of n of its batches; None where it makes them itself.
+def outline(config: Experiment) -> tuple[Dataset, Batch | None]:
+    """Returns a dataset to compile for, and the shapes of the batches of one dispatch.
 
-    A text in words is taken to have ``data.vocabulary_size`` of them and is not read.
+    A text in words or tokens is not read: its vocabulary size is taken to be
+    ``data.vocabulary_size``. The shapes are None if batches are generated on the device.
 
     Raises:
-      ConfigError: if the data of other tasks cannot be used.
+      ConfigError: If the data of other tasks cannot be used.
 
-    >>> _, batches = outline(Data(unit="word", batch_size=4096, sequence_length=256), seed=0, n=1)
+    >>> config = Experiment(data=Data(unit="word", batch_size=4096, sequence_length=256))
+    >>> _, batches = outline(config)
     >>> batches.inputs.shape
-    (1, 256, 4096)
+    (10, 256, 4096)
     """
-    if data.task == "text" and data.unit != "character":
-        return _unread(data, n)
-    task = make_dataset(data, seed)
-    return task, shapes_of(task, n)
+    if config.data.task == "text" and config.data.unit != "character":
+        return _unread(config.data, config.train.steps_per_dispatch)
+    dataset = make_dataset(config)
+    return dataset, shapes_of(dataset, config)
 
 
-def shapes_of(task: Dataset, n: int) -> Batch | None:
-    """Shapes and dtypes of n of its batches; None where it makes them itself."""
-    return None if task.batches is None else jax.tree.map(_shape, task.batches(0, n, None))
+def shapes_of(dataset: Dataset, config: Experiment) -> Batch | None:
+    """Returns shapes and dtypes of the batches of one dispatch, or None if they are generated."""
+    if dataset.batch is None:
+        return None
+    n = config.train.steps_per_dispatch
+    batch = dataset.batch(0, np.arange(config.data.batch_size))
+    return jax.tree.map(lambda array: _shape(array, n), batch)
 
 
 def _unread(data: Data, n: int) -> tuple[Dataset, Batch]:
     shape, V = (n, data.sequence_length, data.batch_size), data.vocabulary_size
     ids = jax.ShapeDtypeStruct(shape, np.int32)
     batches = Batch(ids, ids, jax.ShapeDtypeStruct(shape, np.float32))
-    summary = f"a text of {V:,} {data.unit}s, not read"
-    task = Dataset(
-        summary, V, "cross_entropy", "perplexity", batches, vocabulary_size=V,
-        stateful=True, predicts_next=True,
-    )  # fmt: skip
-    return task, batches
+    dataset = Dataset(
+        summary=f"a text with a vocabulary of {V:,} {data.unit}s, not read",
+        vocabulary_size=V,
+        output_size=V,
+        loss="cross_entropy",
+        metric="perplexity",
+        eval=batches,
+        stateful=True,
+        predicts_next=True,
+    )
+    return dataset, batches
 
 
-def _shape(array: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(np.shape(array), jax.dtypes.canonicalize_dtype(array.dtype))
+def _shape(array: Any, n: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((n, *array.shape), jax.dtypes.canonicalize_dtype(array.dtype))

@@ -1,9 +1,9 @@
-"""Polyphonic music: which keys sound in the next frame?
+"""Polyphonic music: predicts the keys of the next frame.
 
 Boulanger-Lewandowski, Bengio & Vincent (2012), Modeling temporal dependencies in high-dimensional
-sequences. The figure is the negative log likelihood in nats a frame: summed over the keys, averaged over
-all predicted frames of a part together (every frame but each piece's first), so that long pieces count
-for more; as Bai, Kolter & Koltun (2018, the TCN paper) average it.
+sequences. The metric is the negative log likelihood in nats per frame, summed over the keys and averaged
+over all predicted frames of a set (every frame but the first of each piece), so that long pieces count
+for more. Bai, Kolter & Koltun (2018, the TCN paper) average it in the same way.
 """
 
 from pathlib import Path
@@ -13,34 +13,36 @@ import numpy as np
 from lstm_jax.training.config import ConfigError, Data
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
-from lstm_jax.training.data.sequences import before_the_last_step, digest_of, in_order, shuffled
+from lstm_jax.training.data.sequences import from_sequences, next_step_weights
 
 PARTS = ("traindata", "validdata", "testdata")
 
 
 def piano_roll_dataset(data: Data, seed: int) -> Dataset:
-    """Predicts each frame's keys from the frames before.
+    """Returns a dataset to predict the keys of each frame from the frames before it.
 
     Raises:
-      ConfigError: if the file cannot be read or is not made of frames of keys.
+      ConfigError: If the file cannot be read or holds something else.
     """
     assert data.path is not None
     pieces = _read(data.path)
-    train, valid, test = (_sequences(pieces[part]) for part in PARTS)
+    train, validation, test = (_sequences(pieces[part]) for part in PARTS)
     keys = np.shape(train.inputs)[-1]
     count = [len(pieces[part]) for part in PARTS]
-    return Dataset(
-        summary=f"{count[0]} pieces of {keys} keys, {count[1]} held out, {count[2]} to test",
-        input_size=keys,
-        output_size=keys,
+    return from_sequences(
+        train,
+        validation,
+        test=test,
         loss="bernoulli",
         metric="nats",
-        batches=shuffled(train, data.batch_size, seed),
-        digest=digest_of(train),
-        eval=in_order(valid),
-        test=in_order(test),
+        output_size=keys,
+        batch_size=data.batch_size,
+        eval_batch_size=data.eval_batch_size,
+        seed=seed,
+        summary=f"{count[0]} pieces of {keys} keys for training, {count[1]} for validation, {count[2]} for "
+        "test",
         predicts_next=True,
-        baselines={"marginal baseline": _marginal(train, valid)},
+        baselines={"marginal baseline": _marginal(train, validation)},
         test_baselines={"marginal baseline": _marginal(train, test)},
     )
 
@@ -50,26 +52,26 @@ def _sequences(pieces: list[np.ndarray]) -> Batch:
     T = int(lengths.max())
     rolls = np.stack([np.pad(piece, [(0, T - len(piece)), (0, 0)]) for piece in pieces])
     targets = np.concatenate([rolls[:, 1:], np.zeros_like(rolls[:, :1])], axis=1)
-    return Batch(rolls, targets, before_the_last_step(lengths, T), lengths)
+    return Batch(rolls, targets, next_step_weights(lengths, T), lengths)
 
 
-def _marginal(train: Batch, held_out: Batch) -> float:
-    """Each key by its frequency in the training part."""
+def _marginal(train: Batch, evaluated: Batch) -> float:
+    """Returns the nats per frame if each key has its frequency in the training set."""
     frames = np.asarray(train.targets)[np.asarray(train.weights) == 1]
     p = (frames.sum(0) + 0.5) / (len(frames) + 1)
-    x = np.asarray(held_out.targets)[np.asarray(held_out.weights) == 1]
+    x = np.asarray(evaluated.targets)[np.asarray(evaluated.weights) == 1]
     return float(-(x * np.log(p) + (1 - x) * np.log(1 - p)).sum(1).mean())
 
 
 def _read(path: Path) -> dict[str, list[np.ndarray]]:
-    """``.mat`` with cells of ``[T, keys]``, or ``.npz`` with ``NAME_frames`` and ``NAME_lengths``."""
+    """Reads a .mat file with cells ``[T, keys]``, or an .npz file with NAME_frames and NAME_lengths."""
     if path.suffix not in (".mat", ".npz"):
         raise ConfigError(f"data.path: expected a .mat or .npz file, got {path}.")
     try:
         parts = _read_mat(path) if path.suffix == ".mat" else _read_npz(path)
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {path}: {error.strerror or error}.") from error
-    except Exception as error:  # whatever scipy, zipfile and zlib find wrong with the bytes
+    except Exception as error:  # of scipy, zipfile or zlib, for corrupt bytes
         raise ConfigError(
             f"data.path: {path} does not hold piano rolls ({error}); expected {', '.join(PARTS)}."
         ) from error

@@ -1,4 +1,4 @@
-"""Symbols and their ids, from the training text alone."""
+"""The symbols of a text (characters, words or tokens) and their ids, from the training text alone."""
 
 import json
 import re
@@ -20,10 +20,10 @@ CODE_POINTS = 0x110000
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Symbols by id; id 0 stands for every symbol that is not in the vocabulary.
+    """Symbols by id. Id 0 stands for every symbol that is not in the vocabulary.
 
-    Words are runs of letters and digits, single other signs, and line ends; tokens are what stands
-    between spaces, and line ends.
+    Words are runs of letters and digits, other single signs, and line ends. Tokens are runs of
+    characters between spaces, and line ends.
 
     >>> vocabulary = Vocabulary.of("abba")
     >>> vocabulary.encode("abc")
@@ -42,9 +42,10 @@ class Vocabulary:
 
     @classmethod
     def of(cls, text: str, unit: Unit = "character", size: int | None = None) -> "Vocabulary":
-        """All characters of a text, or its ``size - 1`` most frequent words that occur twice.
+        """Returns the vocabulary of a training text.
 
-        Words that occur once become the unknown symbol, so that it is met in training.
+        It has all characters, or the ``size - 1`` most frequent words that occur at least twice.
+        Words that occur once become the unknown symbol, so that it occurs in training.
         """
         return cls.of_counts(count([text], unit), unit, size)
 
@@ -52,7 +53,7 @@ class Vocabulary:
     def of_counts(
         cls, counts: Mapping[str, int], unit: Unit = "character", size: int | None = None
     ) -> "Vocabulary":
-        """The same, from how often each symbol occurs."""
+        """Returns the vocabulary of a training text from the counts of its symbols."""
         known = {symbol: n for symbol, n in counts.items() if symbol != UNKNOWN}
         if unit != "character":
             frequent = sorted(known, key=lambda word: (-known[word], word))
@@ -65,22 +66,22 @@ class Vocabulary:
         return len(self.symbols)
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids of a text's symbols, int32."""
+        """Returns the ids of the symbols of a text, int32."""
         if self.unit == "character":
             return self._id_of_code_point[_code_points(text)]
         symbols = split(text, self.unit)
         return np.fromiter(map(self._ids.get, symbols, repeat(0)), np.int32)
 
     def decode(self, ids: ArrayLike) -> str:
-        """The text of some ids; words are joined with spaces."""
+        """Returns the text of some ids. Words are joined with spaces."""
         return self.join(self.symbols[n] for n in np.asarray(ids))
 
     def join(self, symbols: Iterable[str]) -> str:
-        """Symbols as a text."""
+        """Returns the text of some symbols."""
         return "".join(symbols) if self.unit == "character" else " ".join(symbols)
 
     def changes(self, before: "Vocabulary") -> str:
-        """What of it is another than before, in words; empty if nothing is.
+        """Returns a description of the differences from an earlier vocabulary, empty if they are equal.
 
         >>> Vocabulary.of("abd").changes(Vocabulary.of("abc"))
         "the vocabulary had 4 symbols and has 4; new: 'd'; gone: 'c'"
@@ -101,10 +102,10 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
-        """Reads what :meth:`to_json` returned.
+        """Parses the result of :meth:`to_json`.
 
         Raises:
-          ValueError, TypeError, KeyError: if the text is something else.
+          ValueError, TypeError, KeyError: If the text is no vocabulary.
         """
         fields = json.loads(text)
         symbols, unit = tuple(fields["symbols"]), fields["unit"]
@@ -124,17 +125,17 @@ class Vocabulary:
 
 
 def split(text: str, unit: Unit) -> Iterable[str]:
-    """A text as symbols."""
+    """Splits a text into symbols."""
     if unit == "character":
         return text
     return re.findall(r"\w+|[^\w\s]|\n" if unit == "word" else r"\S+|\n", text)
 
 
 def count(blocks: Iterable[str], unit: Unit) -> dict[str, int]:
-    """How often each symbol occurs in a text that comes in blocks."""
+    """Counts the symbols of a text in blocks."""
     if unit != "character":
         words: Counter[str] = Counter()
-        for block in whole_symbols(blocks, unit):
+        for block in complete_symbols(blocks, unit):
             words.update(split(block, unit))
         return words
     counts = np.zeros(CODE_POINTS, np.int64)
@@ -144,10 +145,10 @@ def count(blocks: Iterable[str], unit: Unit) -> dict[str, int]:
     return {chr(n): int(counts[n]) for n in np.flatnonzero(counts)}
 
 
-def whole_symbols(blocks: Iterable[str], unit: Unit) -> Iterator[str]:
-    """A text in other blocks, such that no symbol is cut.
+def complete_symbols(blocks: Iterable[str], unit: Unit) -> Iterator[str]:
+    """Yields the text of some blocks in other blocks, which end between two symbols.
 
-    >>> list(whole_symbols(["to b", "e or", " not", ""], "word"))
+    >>> list(complete_symbols(["to b", "e or", " not", ""], "word"))
     ['to ', 'be ', 'or ', 'not']
     """
     if unit == "character":

@@ -1,12 +1,10 @@
-"""Data sets by name and from the hub: fetched once, checked, and what is said when they are not there."""
+"""Datasets by name: downloaded once, verified, and the messages when that fails."""
 
 import gzip
 import hashlib
 import http.server
 import re
-import sys
 import threading
-import types
 import zipfile
 from pathlib import Path
 
@@ -16,15 +14,16 @@ import pytest
 from lstm_jax.training.cli import main, parse
 from lstm_jax.training.config import ConfigError, Data, locate
 from lstm_jax.training.config.json import as_json, from_json
-from lstm_jax.training.data.named import DATASETS, DataSet, File, named_folder, named_text
-from lstm_jax.training.data.tasks import make_dataset
+from lstm_jax.training.data.named import named_folder, named_text
+from lstm_jax.training.data.named_table import DATASETS, File, NamedDataset
 from lstm_jax.training.data.tokens import read_tokens
 from lstm_jax.training.run_dir import RunDir
+from tests.training.data.build import build, decoded
 
 STRICT = False
 pytestmark = pytest.mark.usefixtures("cache")
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 CONTENT = {
     "train.txt": b"the quick brown fox jumps over the lazy dog . \n" * 40,
     "valid.txt": b"the lazy dog jumps . \n" * 10,
@@ -34,7 +33,7 @@ CONTENT = {
 
 @pytest.fixture
 def site(tmp_path):
-    """A folder on a server of this machine, its address, and the paths that were asked for."""
+    """The directory of a local server, its address, and the requested paths."""
     folder = tmp_path / "site"
     folder.mkdir()
     asked = []
@@ -54,7 +53,7 @@ def site(tmp_path):
 
 @pytest.fixture
 def toy(site, monkeypatch):
-    """A data set of three files in a zip, as WikiText is."""
+    """A dataset of three files in a zip, as WikiText is."""
     folder, url, _ = site
     with zipfile.ZipFile(folder / "toy.zip", "w") as archive:
         for name, content in CONTENT.items():
@@ -63,7 +62,7 @@ def toy(site, monkeypatch):
         File(name, f"{url}/toy.zip", f"md5:{hashlib.md5(content).hexdigest()}", f"toy/{name}")
         for name, content in CONTENT.items()
     ]
-    monkeypatch.setitem(DATASETS, "toy", DataSet("text", tuple(files)))
+    monkeypatch.setitem(DATASETS, "toy", NamedDataset("text", tuple(files)))
     return files
 
 
@@ -75,11 +74,9 @@ def complaint(name="toy", task="text"):
 
 
 @pytest.mark.usefixtures("toy")
-def test_a_named_text_is_fetched_once_in_its_own_parts(site, cache):
-    text = named_text("toy").read()
-    assert text.train.encode() == CONTENT["train.txt"]
-    assert text.held_out.encode() == CONTENT["valid.txt"]
-    assert text.test.encode() == CONTENT["test.txt"]
+def test_a_named_text_is_downloaded_once(site, cache):
+    text = decoded(named_text("toy"))
+    assert [part.encode() for part in text] == list(CONTENT.values())
     assert len(site[2]) == 1
     named_text("toy")
     assert len(site[2]) == 1
@@ -87,13 +84,13 @@ def test_a_named_text_is_fetched_once_in_its_own_parts(site, cache):
 
 
 @pytest.mark.usefixtures("toy")
-def test_a_test_part_of_a_text_is_reported_on():
+def test_the_test_set_of_a_text():
     data = Data(path=Path("name:toy"), unit="token", batch_size=4, sequence_length=8)
-    task = make_dataset(data, seed=0)
-    assert "440 tokens to learn from, 60 held out, 30 to test" in task.summary
-    assert task.test.weights.sum() == 29
-    assert set(task.test_baselines) == set(task.baselines)
-    assert "fox" in task.vocabulary.symbols
+    dataset = build(data, seed=0)
+    assert "440 tokens for training, 60 for validation, 30 for test" in dataset.summary
+    assert dataset.test.weights.sum() == 29
+    assert set(dataset.test_baselines) == set(dataset.baselines)
+    assert "fox" in dataset.vocabulary.symbols
 
 
 def test_without_a_network_one_line_says_what_to_put_where(toy, site, cache, capsys, tmp_path):
@@ -110,7 +107,7 @@ def test_without_a_network_one_line_says_what_to_put_where(toy, site, cache, cap
 
 def test_a_server_that_does_not_answer(monkeypatch):
     files = tuple(File(name, f"http://127.0.0.1:9/{name}", "md5:0") for name in "abc")
-    monkeypatch.setitem(DATASETS, "toy", DataSet("text", files))
+    monkeypatch.setitem(DATASETS, "toy", NamedDataset("text", files))
     message = complaint()
     assert re.search(r"http://127\.0\.0\.1:9/a\W.*\[Errno \d+\]", message)
     assert all(f"http://127.0.0.1:9/{name}" in message for name in "abc")
@@ -127,7 +124,7 @@ def test_files_put_there_by_hand_are_used(toy, site, cache, packed):
     else:
         for name, content in CONTENT.items():
             (folder / name).write_bytes(content)
-    assert named_text("toy").read().train.encode() == CONTENT["train.txt"]
+    assert decoded(named_text("toy"))[0].encode() == CONTENT["train.txt"]
     assert (folder / "toy.zip").exists() == packed
 
 
@@ -140,7 +137,7 @@ def test_a_wrong_file_put_there_by_hand(toy, cache):
     assert path.read_bytes() == b"other"
 
 
-def test_a_wrong_or_torn_download_does_not_get_into_the_cache(toy, site, cache):
+def test_a_wrong_or_truncated_download_does_not_get_into_the_cache(toy, site, cache):
     archive = site[0] / "toy.zip"
     whole = archive.read_bytes()
     for content in (whole[: len(whole) // 2], b"<html>please log in</html>"):
@@ -152,7 +149,7 @@ def test_a_wrong_or_torn_download_does_not_get_into_the_cache(toy, site, cache):
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
-def test_a_download_that_breaks_off(site, cache, monkeypatch):
+def test_an_interrupted_download(site, cache, monkeypatch):
     folder, url, _ = site
     (folder / "a").write_bytes(b"x" * 100)
 
@@ -160,7 +157,7 @@ def test_a_download_that_breaks_off(site, cache, monkeypatch):
         output.write(source.read()[:50])
 
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", short)
-    monkeypatch.setitem(DATASETS, "toy", DataSet("text", (File("a", f"{url}/a", "md5:0"),)))
+    monkeypatch.setitem(DATASETS, "toy", NamedDataset("text", (File("a", f"{url}/a", "md5:0"),)))
     assert re.search(rf"{url}/a\W.*\b50\b.*\b100\b", complaint())
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
@@ -170,21 +167,21 @@ def test_a_single_file_is_cut_where_the_field_cuts_it(site, monkeypatch):
     content = bytes(range(256)) * 4
     (folder / "one.gz").write_bytes(gzip.compress(content))
     file = File("one", f"{url}/one.gz", f"sha256:{hashlib.sha256(content).hexdigest()}")
-    monkeypatch.setitem(DATASETS, "toy", DataSet("text", (file,), (900, 960), "latin-1"))
+    monkeypatch.setitem(DATASETS, "toy", NamedDataset("text", (file,), (900, 960), "latin-1"))
     read = read_tokens(Data(path=Path("name:toy")))
-    assert [len(part) for part in (read.train, read.held_out, read.test)] == [900, 60, 64]
+    assert [len(part) for part in (read.train, read.validation, read.test)] == [900, 60, 64]
     assert len(read.vocabulary) == 257  # bytes, and the unknown
 
 
-def test_names_that_are_none():
+def test_unknown_names():
     known = "name:text8.*name:enwik8.*name:wikitext-103.*name:ptb"
     assert re.search(f"{known}.*'text'.*name:nope", complaint("nope"))
     assert re.search("name:mnist.*'images'.*name:ptb", complaint("ptb", "images"))
     assert re.search("'text'.*name:mnist", complaint("mnist"))
     with pytest.raises(ConfigError, match=r"data\.path.*'arrays'.*hf:a"):
-        make_dataset(Data(task="arrays", path=Path("hf:a")), seed=0)
+        build(Data(task="arrays", path=Path("hf:a")), seed=0)
     with pytest.raises(ConfigError, match=r"data\.path.*'arrays'.*name:ptb"):
-        make_dataset(Data(task="arrays", path=Path("name:ptb")), seed=0)
+        build(Data(task="arrays", path=Path("name:ptb")), seed=0)
 
 
 def test_images_by_name(site, monkeypatch):
@@ -202,15 +199,15 @@ def test_images_by_name(site, monkeypatch):
         digest = hashlib.sha256(content).hexdigest()
         files.append(File(name, f"{url}/{name}.gz", f"sha256:{digest}"))
     assert {file.name for file in DATASETS["mnist"].files} == {file.name for file in files}
-    monkeypatch.setitem(DATASETS, "toy", DataSet("images", tuple(files)))
-    task = make_dataset(Data(task="images", path=Path("name:toy"), batch_size=2), seed=0)
-    assert "6 to test" in task.summary
+    monkeypatch.setitem(DATASETS, "toy", NamedDataset("images", tuple(files)))
+    dataset = build(Data(task="images", path=Path("name:toy"), batch_size=2), seed=0)
+    assert "6 for test" in dataset.summary
 
 
-@pytest.mark.parametrize("data_set", DATASETS.values(), ids=DATASETS)
-def test_the_table(data_set):
-    assert len(data_set.files) == {"images": 4, "text": 1 if data_set.cuts else 3}[data_set.task]
-    for file in data_set.files:
+@pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
+def test_the_table(dataset):
+    assert len(dataset.files) == {"images": 4, "text": 1 if dataset.cuts else 3}[dataset.task]
+    for file in dataset.files:
         algorithm, digest = file.checksum.split(":")
         assert len(digest) == 2 * hashlib.new(algorithm).digest_size
         assert file.url.startswith("https://")
@@ -225,95 +222,7 @@ def test_a_name_in_place_of_a_path_survives(tmp_path, name):
     assert as_json(experiment)["data"]["path"] == name
     assert from_json(as_json(experiment)) == experiment
     experiment.run_dir.mkdir()
-    RunDir(experiment.run_dir).begin(experiment)
+    RunDir(experiment.run_dir).start(experiment)
     RunDir(experiment.run_dir).check(experiment)
-    with pytest.raises(ConfigError, match=r"data\.path.*\btext8\b.*name:"):
+    with pytest.raises(ConfigError, match=r"data\.path\b.*name:.*\btext8\b"):
         locate(parse(["--data.path", "text8"], default).experiment)
-
-
-# The hub
-
-
-class Split(list):
-    """Rows as the package gives them."""
-
-    @property
-    def column_names(self):
-        return list(self[0])
-
-    def iter(self, batch_size):
-        for n in range(0, len(self), batch_size):
-            yield {name: [row[name] for row in self[n : n + batch_size]] for name in self[0]}
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """The package, with one data set; and what was asked of it."""
-    sets = {
-        "own/all": {
-            name: Split({"text": text, "id": 0} for text in texts)
-            for name, texts in {
-                "train": ["one two\n", "", "three é"] * 400,
-                "validation": ["one"] * 40,
-                "test": ["two"] * 20,
-            }.items()
-        },
-        "own/train": {"train": Split([{"text": "a b c d e"}] * 100)},
-        "own/images": {"train": Split([{"pixels": 0}])},
-        "own/test": {"test": Split([{"text": ""}])},
-    }
-    asked = []
-
-    def load_dataset(path, config):
-        asked.append((path, config))
-        if path not in sets:
-            raise FileNotFoundError(f"Dataset '{path}' doesn't exist on the Hub.\nMore.")
-        return sets[path]
-
-    package = types.ModuleType("datasets")
-    package.load_dataset = load_dataset
-    monkeypatch.setitem(sys.modules, "datasets", package)
-    return asked
-
-
-def test_a_text_of_the_hub(hub, cache):
-    data = Data(path=Path("hf:own/all:plain"), unit="word", batch_size=4, sequence_length=8)
-    read = read_tokens(data)
-    assert hub == [("own/all", "plain")]
-    assert read.vocabulary.symbols == ("\ufffd", "\n", "one", "three", "two", "é")
-    assert read.vocabulary.decode(read.train[:7]) == "one two \n \n three é \n"
-    assert [len(part) for part in (read.held_out, read.test)] == [80, 40]
-    again = read_tokens(data)
-    assert len(hub) == 1  # from the cache, and so without a network
-    assert (again.train == read.train).all()
-    assert read.name == "hf:own/all:plain"
-
-
-def test_a_hub_text_without_other_parts_is_split_nine_to_one(hub):
-    read = read_tokens(Data(path=Path("hf:own/train")))
-    assert [len(part) for part in (read.train, read.held_out, read.test)] == [900, 100, 0]
-
-
-@pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize(
-    ("name", "facts"),
-    [
-        ("own/none", "'own/none'.*hf:NAME:CONFIG"),
-        ("own/images", r"\['pixels'\].*'text'"),
-        ("own/test", r"\['test'\].*\btrain\b"),
-    ],
-)
-def test_hub_texts_that_cannot_be_used(name, facts, cache):
-    with pytest.raises(ConfigError, match=rf"data\.path.*hf:{name}\b.*{facts}"):
-        read_tokens(Data(path=Path(f"hf:{name}")))
-    assert not cache.exists()
-
-
-def test_without_the_package_a_hint_says_how_to_install_it(monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    flags = ["--data.path", "hf:own/all", "--workdir", str(tmp_path / "run")]
-    assert main(flags, default_config=ROOT / "configs" / "quickstart.py") == 2
-    printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1
-    assert re.search(r"data\.path.*hf:own/all.*\bdatasets\b", printed.err)
-    assert not (tmp_path / "run").exists()

@@ -1,6 +1,5 @@
-"""Large texts: encoded once into the cache, memory-mapped, equal to what is read in memory."""
+"""The ids of texts: encoded once into the cache, memory-mapped, verified in every run."""
 
-import errno
 import json
 import os
 import re
@@ -12,16 +11,16 @@ import pytest
 
 from lstm_jax.training.cli import main
 from lstm_jax.training.config import ConfigError, Data
-from lstm_jax.training.data import corpus, tokens
-from lstm_jax.training.data import text as stream
-from lstm_jax.training.data.cache import cache_dir, written
-from lstm_jax.training.data.text import text_dataset
+from lstm_jax.training.data import encoding, text_files, tokens
+from lstm_jax.training.data.cache import CacheError
 from lstm_jax.training.data.tokens import read_tokens
+from lstm_jax.training.data.vocabulary import Vocabulary
+from tests.training.data.build import decoded
 
 STRICT = False
 pytestmark = pytest.mark.usefixtures("cache")
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 LINES = [
     "the quick brown fox,\n",
     "Žluťoučký kůň – “naïve”\r\n",
@@ -32,10 +31,9 @@ TEXT = "".join(LINES * 30)
 
 
 @pytest.fixture
-def large(monkeypatch):
-    """Every text is large, and is read a few bytes at a time."""
-    monkeypatch.setattr(tokens, "IN_MEMORY", 0)
-    monkeypatch.setattr(corpus, "BLOCK", 59)
+def blocks(monkeypatch):
+    """Texts are read a few bytes at a time."""
+    monkeypatch.setattr(text_files, "BLOCK", 59)
 
 
 @pytest.fixture
@@ -46,37 +44,46 @@ def text(tmp_path):
 
 
 def parts(read):
-    return [np.asarray(part).tolist() for part in (read.train, read.held_out, read.test)]
+    return [np.asarray(part).tolist() for part in (read.train, read.validation, read.test)]
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 64, 10_000])
 @pytest.mark.parametrize("unit", ["character", "word", "token"])
-def test_a_large_text_has_the_ids_of_a_small_one(text, monkeypatch, unit, block):
-    data = Data(path=text, unit=unit, vocabulary_size=12)
-    small = read_tokens(data)
-    monkeypatch.setattr(tokens, "IN_MEMORY", 0)
-    monkeypatch.setattr(corpus, "BLOCK", block)
-    large = read_tokens(data)
-    assert large.vocabulary == small.vocabulary
-    assert parts(large) == parts(small)
-    assert (small.large, large.large) == (False, True)
-    assert large.train.dtype == np.uint8
+def test_the_ids_are_those_of_the_text_in_memory(text, monkeypatch, unit, block):
+    strings = decoded(text_files.files_text(text))
+    vocabulary = Vocabulary.of(strings[0], unit, 12)
+    monkeypatch.setattr(text_files, "BLOCK", block)
+    read = read_tokens(Data(path=text, unit=unit, vocabulary_size=12))
+    assert read.vocabulary == vocabulary
+    assert parts(read) == [vocabulary.encode(part).tolist() for part in strings]
+    assert read.train.dtype == np.uint8
+    assert isinstance(read.train, np.memmap)
 
 
-@pytest.mark.usefixtures("large")
+def test_the_embedded_text_is_cached_too(cache):
+    first, again = read_tokens(Data()), read_tokens(Data())
+    assert len(list(cache.rglob("*.ids"))) == 1
+    assert parts(first) == parts(again)
+    assert isinstance(again.train, np.memmap)
+    assert again.name.startswith("pydoc_data.topics")
+
+
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("names", [["a"], ["b", "a", "c/d"]])
-def test_a_folder_of_large_texts(tmp_path, monkeypatch, names):
+def test_a_directory_of_texts(tmp_path, names):
     for name in names:
         path = tmp_path / "texts" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name + TEXT, encoding="utf-8", newline="")
-    data = Data(path=tmp_path / "texts")
-    large = read_tokens(data)
-    monkeypatch.setattr(tokens, "IN_MEMORY", 10**9)
-    assert parts(large) == parts(read_tokens(data))
+    read = read_tokens(Data(path=tmp_path / "texts"))
+    whole = "\n\n".join(name + TEXT for name in sorted(names))
+    size = len(whole) - len(whole) // 10
+    vocabulary = Vocabulary.of(whole[:size])
+    assert parts(read) == [
+        vocabulary.encode(part).tolist() for part in (whole[:size], whole[size:], "")
+    ]
 
 
-@pytest.mark.usefixtures("large")
 def test_more_than_256_symbols_take_two_bytes(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("".join(map(chr, range(0x4E00, 0x4E00 + 300))) * 20, encoding="utf-8")
@@ -85,46 +92,20 @@ def test_more_than_256_symbols_take_two_bytes(tmp_path):
     assert len(read.vocabulary) == 301
 
 
-@pytest.mark.usefixtures("large")
-def test_batches_are_those_of_a_small_text(text, monkeypatch):
-    data = Data(path=text, batch_size=4, sequence_length=8)
-    large = text_dataset(data, seed=3)
-    monkeypatch.setattr(tokens, "IN_MEMORY", 10**9)
-    small = text_dataset(data, seed=3)
-    for a, b in zip(large.batches(5, 200), small.batches(5, 200), strict=True):
-        assert a is b is None or (a.dtype == b.dtype and (a == b).all())
-    targets, weights = large.held_out.targets, large.held_out.weights
-    whole = small.held_out.targets[small.held_out.weights == 1]
-    assert sorted(targets[weights == 1]) == sorted(whole)
-    assert (targets.dtype, targets.shape[2]) == (np.int32, 64)
-
-
-@pytest.mark.usefixtures("large")
-def test_a_large_text_is_evaluated_on_a_part_and_says_so(text, monkeypatch):
-    monkeypatch.setattr(stream, "HELD_OUT_OF_LARGE", 100)
-    monkeypatch.setattr(stream, "BASELINES_OF_LARGE", 1000)
-    task = text_dataset(Data(path=text, batch_size=4, sequence_length=8), seed=0)
-    assert task.eval.weights.sum() == 99
-    assert "100 of 192 held out" in task.summary
-    assert set(task.baselines) == {
-        "unigram baseline of the last 1,000",
-        "5-gram baseline of the last 1,000",
-    }
-
-
-def test_nothing_is_kept_of_a_small_text(text, cache):
-    read_tokens(Data(path=text))
-    assert not cache.exists()
+@pytest.mark.parametrize("large", [False, True])
+def test_a_text_is_large_from_its_size_on(text, monkeypatch, large):
+    monkeypatch.setattr(tokens, "LARGE", text.stat().st_size + (not large))
+    assert read_tokens(Data(path=text)).large == large
 
 
 def never(*arguments):
     raise AssertionError("encoded again")
 
 
-@pytest.mark.usefixtures("large")
-def test_a_large_text_is_encoded_once(text, monkeypatch):
+@pytest.mark.usefixtures("blocks")
+def test_a_text_is_encoded_once(text, monkeypatch):
     first = read_tokens(Data(path=text))
-    monkeypatch.setattr(tokens, "_encoded", never)
+    monkeypatch.setattr(encoding, "encode", never)
     again = read_tokens(Data(path=text))
     assert parts(first) == parts(again)
     assert again.vocabulary == first.vocabulary
@@ -134,36 +115,36 @@ def test_a_large_text_is_encoded_once(text, monkeypatch):
         read_tokens(Data(path=text, unit="word"))
 
 
-def cut_short(path):
+def truncate(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.usefixtures("large")
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize(
-    ("suffix", "damage"),
+    ("suffix", "corrupt"),
     [
-        ("ids", cut_short),
+        ("ids", truncate),
         ("ids", Path.unlink),
-        ("json", cut_short),
+        ("json", truncate),
         ("json", Path.unlink),
         ("json", lambda path: path.write_text("[1]")),
         ("json", lambda path: path.write_text(path.read_text().replace("uint8", "kind"))),
         (
             "json",
-            lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 0')),
+            lambda path: path.write_text(path.read_text().replace('"format": 2', '"format": 1')),
         ),
     ],
 )
-def test_a_damaged_cache_is_made_anew(text, cache, suffix, damage):
+def test_a_corrupt_cache_is_encoded_again(text, cache, suffix, corrupt):
     before = parts(read_tokens(Data(path=text)))
     (path,) = (cache / "ids").glob(f"*.{suffix}")
-    damage(path)
+    corrupt(path)
     assert parts(read_tokens(Data(path=text))) == before
     assert len(list((cache / "ids").iterdir())) == 2
 
 
-@pytest.mark.usefixtures("large")
-def test_a_stale_cache_is_made_anew(text, cache):
+@pytest.mark.usefixtures("blocks")
+def test_a_stale_cache_is_encoded_again(text, cache):
     first = read_tokens(Data(path=text))
     text.write_bytes(TEXT.replace("quick", "QUICK").encode())
     os.utime(text, ns=(1, 1))
@@ -173,14 +154,16 @@ def test_a_stale_cache_is_made_anew(text, cache):
     assert len(list((cache / "ids").iterdir())) == 2
 
 
-@pytest.mark.usefixtures("large")
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("at", ["new", "replaced"])
-def test_an_interrupted_cache_leaves_nothing_half_done(text, cache, monkeypatch, at):
+def test_an_interruption_leaves_no_incomplete_file(text, cache, monkeypatch, at):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((tokens, "_check_still") if at == "new" else (json, "dumps")), interrupt)
+        patch.setattr(
+            *((encoding, "_check_unchanged") if at == "new" else (json, "dumps")), interrupt
+        )
         with pytest.raises(KeyboardInterrupt):
             read_tokens(Data(path=text))
     left = sorted(path.suffix for path in (cache / "ids").iterdir())
@@ -188,28 +171,67 @@ def test_an_interrupted_cache_leaves_nothing_half_done(text, cache, monkeypatch,
     assert read_tokens(Data(path=text)).vocabulary.decode([1, 2]) == "\n\r"
 
 
-@pytest.mark.usefixtures("large")
+@pytest.mark.usefixtures("blocks")
 def test_a_text_that_changes_while_it_is_read(text, cache, monkeypatch):
     sources = iter("ab")
-    monkeypatch.setattr(tokens, "_source", lambda text: next(sources))
+    monkeypatch.setattr(encoding, "_hash_of_source", lambda text: next(sources))
     with pytest.raises(ConfigError, match=r"data\.path.*text\.txt"):
         read_tokens(Data(path=text))
     assert list((cache / "ids").iterdir()) == []
 
 
-@pytest.mark.usefixtures("large")
-def test_a_cache_that_cannot_be_written(text, monkeypatch, tmp_path):
+def cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match=rf"data\.path.*{tmp_path}/file/ids.*LSTM_JAX_CACHE"):
-        read_tokens(Data(path=text))
 
 
-@pytest.mark.usefixtures("large")
+def has_no_home(monkeypatch, tmp_path):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("LSTM_JAX_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+
+
+def is_full(monkeypatch, tmp_path):
+    def full(*arguments):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "replace", full)
+
+
+def cannot_be_mapped(monkeypatch, tmp_path):
+    def refuse(*arguments, **options):
+        raise OSError(19, os.strerror(19))
+
+    monkeypatch.setattr(np, "memmap", refuse)
+
+
+@pytest.mark.parametrize("trouble", [cannot_be_written, has_no_home, is_full, cannot_be_mapped])
+@pytest.mark.parametrize("large", [False, True])
+def test_a_cache_that_cannot_be_used(text, monkeypatch, tmp_path, trouble, large):
+    monkeypatch.setattr(tokens, "LARGE", 0 if large else tokens.LARGE)
+    expected = read_tokens(Data(path=text))
+    for path in (tmp_path / "cache").rglob("*.json"):
+        path.unlink()
+    trouble(monkeypatch, tmp_path)
+    if large:
+        with pytest.raises(CacheError, match=r"LSTM_JAX_CACHE|cannot map"):
+            read_tokens(Data(path=text))
+        return
+    with pytest.warns(UserWarning, match=r"LSTM_JAX_CACHE|cannot map"):
+        read = read_tokens(Data(path=text))
+    assert parts(read) == parts(expected)
+    assert (read.vocabulary, read.digest) == (expected.vocabulary, expected.digest)
+    assert not list(tmp_path.rglob("*.new"))
+
+
+@pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize(
     ("content", "flags", "names"),
     [
-        (b"", [], r"data\.path.*text\.txt.*\b0\b.*\b10\b"),
+        (b"", [], r"data\.path.*\b10\b.*\b0\b.*text\.txt"),
         (
             TEXT.encode() * 3 + b"na\xefve" * 9,
             [],
@@ -226,7 +248,7 @@ def test_a_cache_that_cannot_be_written(text, monkeypatch, tmp_path):
         (b"a" * 9999, [], r"\b1\b.*data\.vocabulary_size"),
     ],
 )
-def test_large_texts_that_cannot_be_used(tmp_path, capsys, text, content, flags, names):
+def test_texts_that_cannot_be_used(tmp_path, capsys, text, content, flags, names):
     text.write_bytes(content)
     args = ["--data.path", str(text), "--workdir", str(tmp_path / "run"), *flags]
     assert main(args, default_config=ROOT / "configs" / "quickstart.py") == 2
@@ -238,36 +260,10 @@ def test_large_texts_that_cannot_be_used(tmp_path, capsys, text, content, flags,
     assert not list(tmp_path.glob("cache/**/*.new"))
 
 
-def test_the_cache_has_its_place(monkeypatch, tmp_path):
-    assert cache_dir() == tmp_path / "cache"
-    monkeypatch.delenv("LSTM_JAX_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_dir() == tmp_path / "xdg" / "lstm_jax"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir() == Path.home() / ".cache" / "lstm_jax"
-
-
-def test_what_is_half_written_does_not_replace_what_was_there(tmp_path):
-    path = tmp_path / "a"
-    path.write_text("good")
-
-    def write():
-        with written(path) as new:
-            new.write_text("hal")
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(
-        ConfigError, match=rf"data\.path.*{path}.*{os.strerror(errno.ENOSPC)}.*LSTM_JAX_CACHE"
-    ):
-        write()
-    assert path.read_text() == "good"
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
-
-
 @pytest.mark.parametrize("unit", ["character", "word"])
 def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch, unit):
-    monkeypatch.setattr(tokens, "IN_MEMORY", 0)
-    monkeypatch.setattr(corpus, "BLOCK", 10_000)
+    monkeypatch.setattr(tokens, "LARGE", 0)
+    monkeypatch.setattr(text_files, "BLOCK", 10_000)
     peaks = []
     for times in (1, 8):
         path = tmp_path / f"{times}.txt"

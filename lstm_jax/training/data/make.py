@@ -1,0 +1,33 @@
+"""Builds the dataset of an experiment."""
+
+from dataclasses import replace
+
+from lstm_jax.training.config import ConfigError, Experiment, named_source
+from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.data.named import named_folder
+from lstm_jax.training.registry import TASKS, find
+
+
+def make_dataset(config: Experiment) -> Dataset:
+    """Returns the dataset of an experiment, with ``data.eval_batch_size`` resolved.
+
+    Raises:
+      ConfigError: If the data cannot be used.
+    """
+    data, task = config.data, TASKS[config.data.task]
+    source = None if data.path is None else named_source(data.path)
+    if source is not None and task.needs_path:
+        kind, name = source
+        if kind != "name":
+            raise ConfigError(
+                f"data.path: expected a file or directory for the task {data.task!r}, got {data.path}: "
+                "only texts can be read from the Hugging Face Hub."
+            )
+        data = replace(data, path=named_folder(name, data.task))
+    make = find(task.make)
+    if data.eval_batch_size is not None:
+        return make(data, config.seed)
+    in_training = max(1, data.batch_size // config.train.grad_accum_steps)
+    if data.task == "text":  # whose default also depends on its size
+        return make(data, config.seed, max_eval_rows=in_training)
+    return make(replace(data, eval_batch_size=in_training), config.seed)
