@@ -152,9 +152,7 @@ class LSTMCell(nn.RNNCellBase):
         )
 
     @nn.nowrap
-    def initialize_carry(
-        self, rng: Any, input_shape: tuple[int, ...]
-    ) -> tuple[jax.Array, jax.Array]:
+    def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> tuple[Any, jax.Array]:
         """Returns a carry ``(c, h)`` for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init``.
 
         It is a plain pair, as that of Flax's cells.

@@ -159,7 +159,7 @@ class LSTMCell(nnx.RNNCellBase):
         input_shape: tuple[int, ...],
         rngs: Keys = None,
         carry_init: Initializer | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[Any, jax.Array]:
         """Returns a carry ``(c, h)`` for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init``.
 
         It is a plain pair, as that of Flax's cells.

@@ -44,6 +44,6 @@ def modules(a: nnx.LSTM, b: linen.LSTM, xs: jax.Array, carry: Carry) -> None:
 
 
 def cells(a: nnx.LSTMCell, b: linen.LSTMCell, x: jax.Array) -> None:
-    assert_type(a.initialize_carry((2, 3)), tuple[jax.Array, jax.Array])
-    assert_type(b.initialize_carry(None, (2, 3)), tuple[jax.Array, jax.Array])
+    assert_type(a.initialize_carry((2, 3)), tuple[Any, jax.Array])
+    assert_type(b.initialize_carry(None, (2, 3)), tuple[Any, jax.Array])
     assert_type(a(a.initialize_carry((2, 3)), x), tuple[Any, jax.Array])

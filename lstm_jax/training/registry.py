@@ -47,6 +47,7 @@ TASKS = {
         f"{DATA}.piano_roll:piano_roll_dataset", needs_path=True, predicts_next=True
     ),
     "arrays": Task(f"{DATA}.arrays:arrays_dataset", needs_path=True, predicts_next=None),
+    "custom": Task(f"{DATA}.make:custom_dataset", predicts_next=None),
 }
 
 OPTIMIZERS = {

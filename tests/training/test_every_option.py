@@ -41,7 +41,7 @@ def base(tmp_path_factory):
     """A small language model, and other data beside it."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    (folder / "other.txt").write_text(TEXT.upper(), encoding="utf-8")
+    (folder / "other.txt").write_text(TEXT[5:] + TEXT[:5], encoding="utf-8")
     write_images(folder / "images")
     return Experiment(
         model=Model(hidden_size=4, embedding_size=3),

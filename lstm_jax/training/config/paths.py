@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from lstm_jax.training.errors import ConfigError
 
@@ -31,7 +31,8 @@ def expand_user(path: Path) -> Path:
         raise ValueError(f"must be in a known home directory, got {path}: {error}") from error
 
 
-LocalPath = Annotated[Path, AfterValidator(expand_user)]
+LocalPath = Annotated[Path, Field(strict=False), AfterValidator(expand_user)]
+"""A path, which may be given as a string."""
 
 
 def local_path(name: str, path: Path) -> Path:

@@ -72,7 +72,7 @@ class Data:
 
     task: TaskName = "text"
     """text: predict the next token. adding, copy, temporal_order, reber: generated sequences. images,
-    piano_roll, arrays: sequences from files."""
+    piano_roll, arrays: sequences from files. custom: the dataset that is passed to fit."""
     path: LocalPath | None = None
     """Data of the task. text: a UTF-8 file, a directory of .txt files, hf:NAME or hf:NAME:CONFIG for the
     Hugging Face Hub, or name:text8, name:enwik8, name:wikitext-103, name:ptb. None is the documentation

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lstm_jax.training.config import ConfigError, Experiment, named_source
+from lstm_jax.training.config import ConfigError, Data, Experiment, named_source
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.named import named_folder
 from lstm_jax.training.registry import TASKS, find
@@ -31,3 +31,15 @@ def make_dataset(config: Experiment) -> Dataset:
     if data.task == "text":  # whose default also depends on its size
         return make(data, config.seed, max_eval_rows=in_training)
     return make(replace(data, eval_batch_size=in_training), config.seed)
+
+
+def custom_dataset(data: Data, seed: int) -> Dataset:
+    """Stands for a dataset that is passed to ``fit``.
+
+    Raises:
+      ConfigError: Always, as there is nothing to build.
+    """
+    raise ConfigError(
+        "data.task must be a task with data of its own, got 'custom', which stands for the dataset of "
+        "lstm_jax.training.fit(config, dataset=...)."
+    )

@@ -135,3 +135,8 @@ def test_a_new_task_or_optimizer_is_one_row(monkeypatch):
     assert module.Optimizer(name="adan", b1=0.5).b1 == 0.5
     with pytest.raises(ConfigError, match=r"^optimizer\.momentum .*'adan'"):
         module.Optimizer(name="adan", momentum=0.5)
+
+
+def test_paths_may_be_strings():
+    assert Data(path="a.txt").path == Path("a.txt")
+    assert Experiment(workdir="runs/a").run_dir == Path("runs/a")

@@ -1,5 +1,7 @@
 """Datasets for tests."""
 
+import gzip
+
 import numpy as np
 
 from lstm_jax.training.config import Experiment
@@ -31,3 +33,19 @@ class Trap:
 
     def __reduce__(self):
         return (open, (str(self.path), "w"))
+
+
+def write_idx(path, array):
+    """Writes an array as MNIST's files are written."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_images(folder):
+    """Writes 24 images for training and 6 for testing, of 4 x 3 pixels and three classes."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for prefix, N, suffix in (("train", 24, ""), ("t10k", 6, ".gz")):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", rng.integers(0, 256, (N, 4, 3)))
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", np.arange(N) % 3)

@@ -1,26 +1,15 @@
-import gzip
-
 import numpy as np
 import pytest
 
 from lstm_jax.training.config import ConfigError, Data
-from tests.training.data.build import batches, build
+from tests.training.data.build import batches, build, write_idx, write_images
 
 STRICT = False
 
 
-def write_idx(path, array):
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    content = header + array.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-
-
 @pytest.fixture
 def images(tmp_path):
-    rng = np.random.default_rng(0)
-    for prefix, N, suffix in (("train", 24, ""), ("t10k", 6, ".gz")):
-        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte{suffix}", rng.integers(0, 256, (N, 4, 3)))
-        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte{suffix}", np.arange(N) % 3)
+    write_images(tmp_path)
     return tmp_path
 
 
