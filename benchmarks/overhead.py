@@ -25,9 +25,10 @@ from lstm_jax.training.config import Data, Experiment, Mesh, Model, Train
 from lstm_jax.training.data import make_dataset
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.sequences import stack
-from lstm_jax.training.hooks import Hook, default_hooks
+from lstm_jax.training.hooks import default_hooks
 from lstm_jax.training.loop import fit
 from lstm_jax.training.program import Program, make_program
+from lstm_jax.training.run import Hook
 
 SIZES = {"1 ms": (64, 16, 16, 10), "10 ms": (160, 32, 32, 10)}
 """Hidden size, batch, sequence length, steps a dispatch."""

@@ -6,7 +6,7 @@ from typing import Any
 _MODULES = {
     "Batch": "data.batch",
     "Dataset": "data.dataset",
-    "Hook": "hooks",
+    "Hook": "run",
     "default_hooks": "hooks",
     "fit": "loop",
     "load": "inference",

@@ -1,9 +1,7 @@
 """What happens besides training: console, samples, plots, trackers, profiles, early stopping."""
 
 # ruff: noqa: D102 (the base class documents the methods)
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,41 +15,7 @@ from lstm_jax.training.monitoring.plots import plot_curves
 from lstm_jax.training.monitoring.profiler import Profiler
 from lstm_jax.training.monitoring.trackers import Tracker, make_trackers
 from lstm_jax.training.parallel.mesh import one_device
-
-if TYPE_CHECKING:
-    from lstm_jax.training.run import Run
-
-
-class Hook:
-    """The base class of hooks. Each method does nothing; override those that you need.
-
-    In several processes, hooks are called in each of them.
-
-    >>> class Loud(Hook):
-    ...     def on_eval(self, run, metrics):
-    ...         run.say(f"{run.step}: {metrics['eval/loss']}")
-    """
-
-    def on_start(self, run: Run) -> None:
-        """Called once, after the run was restored or initialized."""
-
-    def before_steps(self, run: Run, first: int, n: int) -> None:
-        """Called before ``n`` steps, the first of which has the number ``first`` (from 1)."""
-
-    def after_steps(self, run: Run, metrics: Any) -> None:
-        """Called after steps were dispatched. Reading ``metrics`` waits for them."""
-
-    def on_log(self, run: Run, metrics: dict[str, float]) -> None:
-        """Called every ``train.log_every`` steps with ``train/...`` metrics."""
-
-    def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
-        """Called after each evaluation with ``eval/...`` metrics."""
-
-    def on_finish(self, run: Run, params: Any, metrics: dict[str, float]) -> None:
-        """Called at the end with the best model's parameters and its metrics."""
-
-    def close(self) -> None:
-        """Called last, also after an error."""
+from lstm_jax.training.run import Hook, Run
 
 
 def default_hooks(config: Experiment) -> list[Hook]:

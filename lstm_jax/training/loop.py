@@ -9,11 +9,10 @@ import optax
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.data import make_dataset
 from lstm_jax.training.data.dataset import Dataset
-from lstm_jax.training.hooks import Hook
 from lstm_jax.training.losses import Loss
 from lstm_jax.training.parallel import processes
 from lstm_jax.training.program import ModelOrFunction, make_program
-from lstm_jax.training.run import Run
+from lstm_jax.training.run import Hook, Run
 from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.signals import on_signals
 from lstm_jax.training.start import check, print_result, restore_or_initialize, warn

@@ -1,4 +1,4 @@
-"""A run while it trains: its state, and what the loop of :mod:`lstm_jax.training.loop` does with it."""
+"""A run while it trains: its state, what the loop does with it, and the base class of hooks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,6 @@ from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.sequences import stack
 from lstm_jax.training.errors import NotFiniteError
 from lstm_jax.training.evaluation import eval_metrics, splits
-from lstm_jax.training.hooks import Hook
 from lstm_jax.training.metrics import (
     StepMetrics,
     first_not_finite,
@@ -29,6 +28,38 @@ from lstm_jax.training.program import Program
 from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.signals import Signal
 from lstm_jax.training.train_state import TrainState
+
+
+class Hook:
+    """The base class of hooks. Each method does nothing; override those that you need.
+
+    In several processes, hooks are called in each of them.
+
+    >>> class Loud(Hook):
+    ...     def on_eval(self, run, metrics):
+    ...         run.say(f"{run.step}: {metrics['eval/loss']}")
+    """
+
+    def on_start(self, run: "Run") -> None:
+        """Called once, after the run was restored or initialized."""
+
+    def before_steps(self, run: "Run", first: int, n: int) -> None:
+        """Called before ``n`` steps, the first of which has the number ``first`` (from 1)."""
+
+    def after_steps(self, run: "Run", metrics: Any) -> None:
+        """Called after steps were dispatched. Reading ``metrics`` waits for them."""
+
+    def on_log(self, run: "Run", metrics: dict[str, float]) -> None:
+        """Called every ``train.log_every`` steps with ``train/...`` metrics."""
+
+    def on_eval(self, run: "Run", metrics: dict[str, float]) -> None:
+        """Called after each evaluation with ``eval/...`` metrics."""
+
+    def on_finish(self, run: "Run", params: Any, metrics: dict[str, float]) -> None:
+        """Called at the end with the best model's parameters and its metrics."""
+
+    def close(self) -> None:
+        """Called last, also after an error."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ from lstm_jax.training.checkpointing.run_checkpoints import RunCheckpoints, Star
 from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.config.json import differences
 from lstm_jax.training.data.dataset import Dataset
-from lstm_jax.training.hooks import Hook, default_hooks
+from lstm_jax.training.hooks import default_hooks
 from lstm_jax.training.metrics import METRICS
 from lstm_jax.training.monitoring import console
 from lstm_jax.training.monitoring.progress import Progress
@@ -18,7 +18,7 @@ from lstm_jax.training.monitoring.trackers import check_trackers
 from lstm_jax.training.optimizer import make_schedule
 from lstm_jax.training.parallel import processes
 from lstm_jax.training.program import Program
-from lstm_jax.training.run import Run
+from lstm_jax.training.run import Hook, Run
 from lstm_jax.training.run_dir import RunDir
 
 SAME_METRICS = (

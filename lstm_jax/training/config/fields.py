@@ -121,6 +121,8 @@ def explain(error: ValidationError, cls: type | None, prefix: str) -> str:
         elif e["type"] == "unexpected_keyword_argument":
             hint = did_you_mean(str(e["loc"][-1]), _field_names(owner))
             text = f"{name} is not a field.{hint}"
+        elif e["type"] == "path_type":
+            text = f"{name} must be a path, got {shown(e['input'])}."
         elif e["type"] == "missing":
             text = f"{name} is missing."
         else:
