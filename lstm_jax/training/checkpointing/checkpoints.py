@@ -1,4 +1,4 @@
-"""Checkpoints, through Orbax: the only file that knows it.
+"""Checkpoints, through Orbax: the only file that imports it.
 
 A checkpoint is a directory that Orbax writes in the background under a temporary name, and renames
 once it is complete. Orbax notices files that are missing or cut short, but restores arrays with
@@ -6,16 +6,11 @@ flipped bits without an error. Therefore a checkpoint also holds a checksum of e
 """
 
 import errno
-import gc
 import json
-import logging
 import os
 import re
-import sys
-import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,28 +19,14 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from lstm_jax.training.checkpointing.checksums import checksums
+from lstm_jax.training.checkpointing.orbax_noise import ignore_leftovers, leftovers_ignored
 from lstm_jax.training.errors import NotFiniteError, RunError
-
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises, in full, thrice
-
-
-def _is_not_tensorstore(record: logging.LogRecord) -> bool:
-    """Whether a log record is not about an array that failed, of which Orbax raises the first."""
-    names = ("tensorstore_spec", "OCDBT")
-    return record.exc_info is None or not any(name in str(record.exc_info[1]) for name in names)
-
-
-logging.getLogger("asyncio").addFilter(_is_not_tensorstore)
 
 TEMPORARY = [
     os.strerror(number)
     for number in (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE)
 ] + ["PERMISSION_DENIED", "RESOURCE_EXHAUSTED"]
 """Parts of the messages of errors that say nothing about the content of a file."""
-
-
-LEFTOVERS = ("Event loop is closed", "Encountered error while reading array index")
-"""Parts of the messages that remain of other arrays after the first error of a save or a restore."""
 
 
 class CorruptError(RunError):
@@ -87,7 +68,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int | None = None, read_only: bool = False):
-        _ignore_leftovers()
+        ignore_leftovers()
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -224,7 +205,7 @@ class Checkpoints:
         return notes
 
     def _try(self, action: Callable[[], None]) -> None:
-        with _leftovers_ignored() as failures:
+        with leftovers_ignored() as failures:
             try:
                 action()
             except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -246,7 +227,7 @@ def _read(folder: Path, restore: Callable[[], Any]) -> Any:
       CorruptError: if its files are corrupt.
       RunError: if they cannot be read now, whatever they hold.
     """
-    with _leftovers_ignored() as failures:
+    with leftovers_ignored() as failures:
         try:
             return restore()
         except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -310,39 +291,6 @@ def _compare(saved: dict[str, str], wanted: dict[str, str], folder: Path) -> Non
             f"the checkpoint {folder} is of another network or optimizer: {'; '.join(differs[:5])}"
             f"{f'; and {len(differs) - 5} more' if len(differs) > 5 else ''}. Was the code changed?"
         )
-
-
-@contextmanager
-def _leftovers_ignored() -> Iterator[list[str]]:
-    """Drops what Orbax leaves to Python to report, array by array, after a failure.
-
-    Yields:
-      A list to which the caller adds the failure.
-    """
-    failures: list[str] = []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        yield failures
-        if failures:  # nothing refers to the error any more
-            gc.collect()  # coroutines report when they are collected
-
-
-def _ignore_leftovers() -> None:
-    """Installs a hook that drops what TensorStore's threads report after a failed save or restore.
-
-    They may report at any time later, so the hook stays.
-    """
-    warnings.filterwarnings("ignore", "coroutine 'async_(de)?serialize", RuntimeWarning)
-    if not isinstance(sys.unraisablehook, _Hook):
-        sys.unraisablehook = _Hook(sys.unraisablehook)  # type: ignore[assignment]
-
-
-class _Hook(NamedTuple):
-    before: Callable[[Any], Any]
-
-    def __call__(self, event: Any) -> None:
-        if not any(text in str(event.exc_value) for text in LEFTOVERS):
-            self.before(event)
 
 
 def finite(tree: Any) -> bool:
