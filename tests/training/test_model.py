@@ -10,7 +10,7 @@ from flax import nnx
 from lstm_jax.training import config
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
-from lstm_jax.training.data.text import rows
+from lstm_jax.training.data.text import cut_into_rows
 from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.evaluation import BATCHES_PER_CALL, make_evaluate
 from lstm_jax.training.inference import generate
@@ -179,7 +179,7 @@ def test_every_optimizer_learns_a_cycle(model, name):
     graphdef, state = start(model, optimizer)
     state, metrics = steps_of(state, graphdef, optimizer, 199)(state, next_symbol(data))
     assert metrics["loss"][0] > 1.8
-    sums = evaluate(graphdef, state.params, rows(np.arange(100) % V, 2, T))
+    sums = evaluate(graphdef, state.params, cut_into_rows(np.arange(100) % V, 2, T))
     assert sums["loss"] / sums["weight"] < 0.4
     assert sums["correct"] / sums["scored"] > 0.9
 
@@ -189,7 +189,7 @@ def test_evaluation_is_the_mean_over_the_whole_text(model):
         0, V, 2 * BATCHES_PER_CALL * T + 3
     )  # more than two calls
     graphdef, params = network(SMALL)
-    sums = evaluate(graphdef, params, rows(ids, 1, T))
+    sums = evaluate(graphdef, params, cut_into_rows(ids, 1, T))
     _, logits = nnx.merge(graphdef, params)(ids[:-1, None])
     want = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], jnp.asarray(ids[1:]))
     np.testing.assert_allclose(sums["loss"] / sums["weight"], want.mean(), rtol=1e-5)
@@ -197,7 +197,7 @@ def test_evaluation_is_the_mean_over_the_whole_text(model):
 
 def test_an_untrained_model_is_near_uniform(model):
     graphdef, params = network(SMALL)
-    chunks = rows(np.random.default_rng(0).integers(0, V, 400), 4, T)
+    chunks = cut_into_rows(np.random.default_rng(0).integers(0, V, 400), 4, T)
     sums = evaluate(graphdef, params, chunks)
     np.testing.assert_allclose(sums["loss"] / sums["weight"], np.log(V), rtol=0.1)
 
