@@ -171,7 +171,8 @@ def test_a_step_writes_over_the_state_it_was_given(model):
 def test_every_optimizer_learns_a_cycle(model, name):
     """Of seven symbols, which can be predicted perfectly."""
     rate = {"sgd": 0.5, "lion": 6e-3, "rmsprop": 3e-3}.get(name, 1e-2)
-    settings = config.Optimizer(name=name, learning_rate=rate, warmup_steps=10)
+    momentum = 0.9 if name in ("sgd", "rmsprop") else None
+    settings = config.Optimizer(name=name, learning_rate=rate, warmup_steps=10, momentum=momentum)
     train = dataclasses.replace(TRAIN, steps=200, eval_every=50)
     optimizer = make_optimizer(settings, train)
     cycle = (np.arange(200 * T)[:, None] + np.arange(B)) % V
