@@ -37,8 +37,8 @@ MUTATIONS = [
     Mutation(
         "a cell's own weights are computed with in bfloat16",
         "cell.py",
-        "lambda p: jnp.asarray(p, wide), own_weights(params)",
-        "lambda p: jnp.asarray(p, dtype), own_weights(params)",
+        "lambda p: jnp.asarray(p, C_dtype), extra_weights(params)",
+        "lambda p: jnp.asarray(p, dtype), extra_weights(params)",
         "tests/test_specs.py",
     ),
     Mutation(
@@ -128,7 +128,7 @@ MUTATIONS = [
     Mutation(
         "a plain carry comes back with names",
         "modules.py",
-        "return state if isinstance(before, LSTMState) else tuple(state)",
+        "return state if isinstance(initial, LSTMState) else tuple(state)",
         "return state",
         "tests/test_flax_keywords.py",
     ),
