@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def import_earlier(revision: str, folder: Path) -> ModuleType:
-    """The package at ``revision``, or in that folder, under another name."""
+    """Imports the package at a git revision, or in a directory, under another name."""
     if Path(revision).is_dir():
         shutil.copytree(Path(revision) / "lstm_jax", folder / "lstm_jax")
     else:

@@ -187,7 +187,7 @@ class Options:
 
 
 def with_options_signature(function: F) -> F:
-    """Replaces ``**options`` by the fields of :class:`Options` in the signature that ``inspect`` returns.
+    """Replaces ``**options`` in the signature of a function by the fields of :class:`Options`.
 
     >>> import inspect
     >>> @with_options_signature

@@ -1,7 +1,7 @@
-"""Changes the package in one place at a time, and checks that the normal tests notice.
+"""Mutation testing: introduces one defect at a time, and checks that a test fails.
 
-    python -m tests.mutations                # all, in a copy of the tree; two minutes
-    python -m tests.mutations "dropout"      # those whose name contains the word
+    python -m tests.mutations                # all mutations, in a copy of the repository; two minutes
+    python -m tests.mutations "dropout"      # mutations whose name contains the word
 
 A mutation that survives is a test that is missing. The exit code is then 1.
 """
@@ -28,35 +28,35 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
-        "the forget and the input gate change places",
+        "the forget and the input gate are swapped",
         "cell.py",
         "f = sigmoid(z_f)\n        i = sigmoid(z_i)",
         "f = sigmoid(z_i)\n        i = sigmoid(z_f)",
         "tests/test_cell.py",
     ),
     Mutation(
-        "a cell's own weights are computed with in bfloat16",
+        "extra weights of a cell are cast to bfloat16",
         "cell.py",
         "lambda p: jnp.asarray(p, C_dtype), extra_weights(params)",
         "lambda p: jnp.asarray(p, dtype), extra_weights(params)",
         "tests/test_specs.py",
     ),
     Mutation(
-        "vmap of a gradient adds up the gradients of all members",
+        "vmap of a gradient sums the gradients of all members",
         "backends/batching.py",
         'or weights_mapped or step.name == "backward"',
         "or weights_mapped",
         "tests/backends/test_batching.py",
     ),
     Mutation(
-        "a renamed attribute of JAX means one device",
+        "a missing attribute of JAX is interpreted as a single device",
         "target.py",
         "devices = context.num_devices",
         'devices = getattr(context, "num_devices", 1)',
         "tests/backends/test_kernels.py",
     ),
     Mutation(
-        "rows are merged also where XLA partitions the program",
+        "axes are merged even if XLA partitions the program",
         "products.py",
         "function = merged if partitioned_reason(ctx) is None else plain",
         "function = merged",
@@ -77,7 +77,7 @@ MUTATIONS = [
         "tests/test_sequence.py",
     ),
     Mutation(
-        "an explicit unroll is not kept on GPUs",
+        "an explicit unroll is ignored on GPUs",
         "backends/lowering.py",
         "if step.settings.unroll is None:",
         "if True:",
@@ -126,7 +126,7 @@ MUTATIONS = [
         "tests/test_nnx.py",
     ),
     Mutation(
-        "a plain carry comes back with names",
+        "a plain carry is returned as an LSTMState",
         "modules.py",
         "return state if isinstance(initial, LSTMState) else tuple(state)",
         "return state",
@@ -149,7 +149,7 @@ MUTATIONS = [
     Mutation(
         "data.reset_probability has no effect",
         "training/train_step.py",
-        "_resets(batch, key_resets, reset_probability)",
+        "_resets(batch, key_resets, config.data.reset_probability)",
         "_resets(batch, key_resets, 0.0)",
         "tests/training/test_train_step.py",
     ),
@@ -162,9 +162,9 @@ MUTATIONS = [
     ),
     Mutation(
         "an evaluation forgets the state between two calls",
-        "training/train_step.py",
-        "carry, sums = read_some(params, carry, some)",
-        "_, sums = read_some(params, carry, some)",
+        "training/evaluation.py",
+        "carry, sums = run_some(params, carry, some)",
+        "_, sums = run_some(params, carry, some)",
         "tests/training/test_model.py",
     ),
     Mutation(
@@ -183,7 +183,7 @@ MUTATIONS = [
     ),
     Mutation(
         "metrics name a model before it is on the disk",
-        "training/loop.py",
+        "training/run.py",
         "self.checkpoints.best.wait()  # the best model is on the disk before a line says so",
         "pass",
         "tests/training/test_resume.py::test_a_full_disk_at_the_best_model",
@@ -226,8 +226,8 @@ MUTATIONS = [
 ]
 
 
-def copy_of_the_tree(folder: Path) -> Path:
-    """Copies the files that git knows and those that it does not ignore."""
+def copy_repository(folder: Path) -> Path:
+    """Copies the repository's files, tracked and untracked, except those that git ignores."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -239,11 +239,13 @@ def copy_of_the_tree(folder: Path) -> Path:
     return folder
 
 
-def caught_by(mutation: Mutation, tree: Path) -> str | None:
-    """The first test that fails on the changed code, or None if all pass."""
+def failing_test(mutation: Mutation, tree: Path) -> str | None:
+    """Returns the first test that fails on the changed code, or None if all pass."""
     path = tree / "lstm_jax" / mutation.file
     source = path.read_text(encoding="utf-8")
-    assert source.count(mutation.old) == 1, f"{mutation.file} has changed: {mutation.old!r}"
+    assert source.count(mutation.old) == 1, (
+        f"expected exactly one occurrence of {mutation.old!r} in {mutation.file}; update the mutation."
+    )
     path.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
         command = [sys.executable, "-m", "pytest", "-x", "-n", "2", mutation.tests]
@@ -256,13 +258,13 @@ def caught_by(mutation: Mutation, tree: Path) -> str | None:
 
 
 def main(words: list[str]) -> int:
-    """Prints a line for each mutation; 1 if one survives."""
+    """Prints a line per mutation. Returns 1 if a mutation survives, else 0."""
     survived = 0
     with tempfile.TemporaryDirectory() as folder:
-        tree = copy_of_the_tree(Path(folder))
+        tree = copy_repository(Path(folder))
         for mutation in MUTATIONS:
             if all(word in mutation.name for word in words):
-                test = caught_by(mutation, tree)
+                test = failing_test(mutation, tree)
                 survived += test is None
                 print(f"{mutation.name} ({mutation.file}): {test or 'SURVIVED'}", flush=True)
     return min(survived, 1)

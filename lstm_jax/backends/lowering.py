@@ -130,7 +130,7 @@ def _lower_to_kernel(platform: str, ctx: Any, *leaves: Any, step: Step, jaxpr: A
     if reason is None:
         if platform == "tpu" and "TPU" not in (
             kind or ""
-        ):  # a CPU mesh gives another kind when a program is exported for TPU
+        ):  # the kind may also be "cpu", in an export for TPU with a CPU mesh
             _log_unknown_chip()
         ignored = ignored_option(step.settings)
         if ignored:
