@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-
 STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
