@@ -18,8 +18,8 @@ hidden units:
 - ``trainer``: the training step of ``configs/char_lm.py``, on one GPU and on eight.
 
 "a + b" is the forward loop and the backward loop. "host" is the number of loops whose iterations the host
-starts: 0 if each is part of a CUDA graph. Nothing is timed. Without a GPU XLA cannot autotune, so on a GPU it
-may choose other kernels for the matrix products.
+starts, without loops inside other loops: 0 if each is part of a CUDA graph. Nothing is timed.
+Without a GPU XLA cannot autotune, so on a GPU it may choose other kernels for the matrix products.
 """
 
 import argparse
