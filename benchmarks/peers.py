@@ -8,7 +8,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,16 +163,25 @@ def compare(built: dict[str, Subject], tolerance: float) -> dict[str, float]:
     expected = next(iter(results.values()))
     errors = {}
     for name, got in results.items():
-        by_array = {
-            k: np.abs(got[k] - expected[k]).max() / np.abs(expected[k]).max() for k in expected
-        }
+        by_array = relative_errors(got, expected)
         worst = max(by_array, key=lambda k: by_array[k])
-        if not by_array[worst] <= tolerance:  # also raises for NaN
+        if by_array[worst] > tolerance:
             raise ValueError(
                 f"expected {name} to equal {next(iter(results))} to {tolerance:.0e} of the maximum value, "
                 f"got a difference in {worst} of {by_array[worst]:.1e}; check the conversion of the weights."
             )
-        errors[name] = float(by_array[worst])
+        errors[name] = by_array[worst]
+    return errors
+
+
+def relative_errors(
+    got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Returns the maximum error of each array, relative to its maximum value. For NaN it is infinite."""
+    errors = {}
+    for name, value in expected.items():
+        error = float(np.abs(np.asarray(got[name], np.float64) - value).max() / np.abs(value).max())
+        errors[name] = float("inf") if np.isnan(error) else error
     return errors
 
 

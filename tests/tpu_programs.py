@@ -18,11 +18,11 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax import LSTMParams, Partition, init_lstm, lstm
 from lstm_jax.training.aot.hlo import collectives
-from lstm_jax.training.aot.traced import recurrences
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
 from lstm_jax.training.config import Mesh as MeshConfig
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
+from lstm_jax.training.jaxprs import recurrences
 from lstm_jax.training.parallel.layout import with_shardings
 from lstm_jax.training.program import make_program
 from tests.hlo import collectives_in_loops

@@ -13,6 +13,7 @@ from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.losses import Loss, count_correct, is_classification
 from lstm_jax.training.metrics import METRICS
 from lstm_jax.training.model import Carry, merge
+from lstm_jax.training.monitoring.lines import values
 from lstm_jax.training.parallel.layout import Layout
 
 Evaluate = Callable[..., dict[str, float] | None]
@@ -25,22 +26,20 @@ class Split(NamedTuple):
 
     Attributes:
       name: ``eval`` or ``test``; the prefix of its metrics.
-      title: Its name in messages.
       batches: ``[N, T, B, ...]``.
       baselines: Metrics of simple methods.
     """
 
     name: str
-    title: str
     batches: Batch
     baselines: dict[str, float]
 
 
 def splits(dataset: Dataset) -> list[Split]:
     """Returns the validation data, and the test data if there is some."""
-    found = [Split("eval", "held out", dataset.eval, dataset.baselines)]
+    found = [Split("eval", dataset.eval, dataset.baselines)]
     if dataset.test is not None:
-        found.append(Split("test", "test", dataset.test, dataset.test_baselines))
+        found.append(Split("test", dataset.test, dataset.test_baselines))
     return found
 
 
@@ -108,12 +107,5 @@ def eval_metrics(sums: dict[str, float], dataset: Dataset, split: str) -> dict[s
 
 
 def describe(metrics: dict[str, float], dataset: Dataset, split: Split) -> str:
-    """Returns a line with the metrics of a split and its baselines."""
-    name = dataset.metric
-    baselines = [f"{title} {value:.4f}" for title, value in split.baselines.items()]
-    line = ", ".join([f"model {metrics[f'{split.name}/{name}']:.4f}", *baselines])
-    shown = {"mse": "loss", "nats": "loss", "accuracy": "accuracy"}.get(name)
-    others = [n for n in ("loss", "accuracy") if n != shown and f"{split.name}/{n}" in metrics]
-    parts = [f"{line} ({METRICS[name].unit})"]
-    parts += [f"{other} {metrics[f'{split.name}/{other}']:.4f}" for other in others]
-    return "; ".join(parts)
+    """Returns the name of a split with its metrics and baselines."""
+    return f"{split.name:<4}  {values(metrics, dataset.metric, split.name, split.baselines)}"

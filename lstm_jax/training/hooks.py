@@ -1,6 +1,7 @@
 """What happens besides training: console, samples, plots, trackers, profiles, early stopping."""
 
 # ruff: noqa: D102 (the base class documents the methods)
+import time
 from typing import Any
 
 import jax
@@ -8,14 +9,18 @@ import numpy as np
 
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.config.json import as_json
+from lstm_jax.training.data.outline import shapes_of
 from lstm_jax.training.evaluation import describe, splits
 from lstm_jax.training.inference import generate
-from lstm_jax.training.metrics import METRICS
+from lstm_jax.training.jaxprs import recurrences
+from lstm_jax.training.metrics import METRICS, train_metrics
+from lstm_jax.training.monitoring.lines import position, speed, values
 from lstm_jax.training.monitoring.plots import plot_curves
 from lstm_jax.training.monitoring.profiler import Profiler
 from lstm_jax.training.monitoring.trackers import Tracker, make_trackers
 from lstm_jax.training.parallel.mesh import one_device
-from lstm_jax.training.run import Hook, Run
+from lstm_jax.training.program import trace
+from lstm_jax.training.run import IN_FLIGHT, Hook, Run
 
 
 def default_hooks(config: Experiment) -> list[Hook]:
@@ -34,28 +39,83 @@ def default_hooks(config: Experiment) -> list[Hook]:
 
 
 class Console(Hook):
-    """Prints metrics, and a progress bar on a terminal."""
+    """Prints metrics, and a progress bar on a terminal.
+
+    Between two logs, a line or the bar shows at least every ``seconds`` that training goes on.
+    """
+
+    def __init__(self, seconds: float = 10.0):
+        self.seconds, self.printed = seconds, time.monotonic()
 
     def on_start(self, run: Run) -> None:
-        size = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
-        resumed = f", resuming from step {run.first:,}" if run.first else ""
         run.progress.start(run.first)
-        run.say(f"{run.config.name}: {run.dataset.summary}")
-        run.say(f"{size:,} parameters, {run.config.train.steps:,} steps{resumed}")
+        for line in header(run):
+            run.say(line)
+        self.printed = time.monotonic()
+
+    def after_steps(self, run: Run, metrics: Any) -> None:
+        step = run.step - IN_FLIGHT * run.config.train.steps_per_dispatch
+        if len(run.pending) <= IN_FLIGHT:
+            return
+        run.progress.move(step)
+        if run.progress.bar is None and time.monotonic() > self.printed + self.seconds:
+            finished = jax.device_get(run.pending[-1 - IN_FLIGHT])
+            self._print(run, step, train_metrics(finished, run.dataset.metric), speed="")
 
     def on_log(self, run: Run, metrics: dict[str, float]) -> None:
-        speed, left = run.clock.tokens_per_second, run.clock.time_left(run.step)
-        run.progress.step(run.step, metrics, run.dataset.metric, speed, left)
+        run.progress.move(run.step)
+        tokens_per_second = run.clock.tokens_per_second
+        self._print(run, run.step, metrics, speed(tokens_per_second) if tokens_per_second else "")
 
     def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
-        split = splits(run.dataset)[0]
-        line = describe(metrics, run.dataset, split)
-        run.say(f"step {run.step:>7,}  {split.title}: {line}")
+        line = describe(metrics, run.dataset, splits(run.dataset)[0])
+        run.say(f"{position(run.step, run.config.train.steps)}  {line}", "cyan")
+        self.printed = time.monotonic()
 
     def on_finish(self, run: Run, params: Any, metrics: dict[str, float]) -> None:
         for split in splits(run.dataset):
             line = describe(metrics, run.dataset, split)
-            run.say(f"best, of step {run.best_step:,}: {split.title}: {line}")
+            run.say(f"best checkpoint: step {run.best_step:,}  {line}", "green")
+
+    def _print(self, run: Run, step: int, metrics: dict[str, float], speed: str) -> None:
+        left = run.clock.time_left(step)
+        parts = [
+            position(step, run.config.train.steps),
+            values(metrics, run.dataset.metric, "train"),
+            f"grad_norm {metrics['train/gradient_norm']:.2f}",
+            speed,
+            f"ETA {left}" if left and step < run.config.train.steps else "",
+        ]
+        run.say("  ".join(filter(None, parts)))
+        self.printed = time.monotonic()
+
+
+def header(run: Run) -> list[str]:
+    """Returns lines about the data, the model, the devices and the backend of the LSTM layers."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
+    layout, steps = run.program.layout, run.config.train.steps
+    device = layout.mesh.devices.flat[0]
+    devices = f"{layout.mesh.size} x {device.device_kind}"
+    if layout.mesh.size > 1:
+        axes = ", ".join(f"{name} {n}" for name, n in layout.mesh.shape.items() if n > 1)
+        devices += f" ({axes}{', parameters sharded' if layout.fsdp else ''})"
+    resumed = f", resuming from step {run.first:,}" if run.first else ""
+    summary = run.dataset.summary.replace("\n", "\n         ")
+    return [
+        f"{run.config.name}: task {run.config.data.task}, {steps:,} steps{resumed}",
+        f"data     {summary}",
+        f"model    {size:,} parameters",
+        f"devices  {devices}; LSTM backend {_backends(run)}",
+    ]
+
+
+def _backends(run: Run) -> str:
+    """Returns the backends of the LSTM layers on the devices of a run."""
+    device = run.program.layout.mesh.devices.flat[0]
+    traced = trace(run.program, shapes_of(run.dataset, run.config))
+    found = dict.fromkeys(recurrences(traced.jaxpr, device.platform, device.device_kind))
+    names = [f"{backend} ({reason})" if reason else backend for backend, reason in found]
+    return ", ".join(names) or "none"
 
 
 class Samples(Hook):

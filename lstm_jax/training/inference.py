@@ -103,7 +103,7 @@ def evaluate(
         sums = run(best.state, part.batches)
         assert sums is not None  # nothing interrupts it
         line = describe(eval_metrics(sums, dataset, part.name), dataset, part)
-        yield f"best, of step {best.step:,}: {part.title}: {line}"
+        yield f"best checkpoint: step {best.step:,}  {line}"
 
 
 def generate(graphdef: Any, params: Any, vocabulary: Vocabulary, sample: Sample) -> str:

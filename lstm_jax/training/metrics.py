@@ -15,10 +15,12 @@ class Metric(NamedTuple):
     """A metric by which results on a dataset are compared.
 
     Attributes:
-      unit: Its name in messages and plots.
+      label: Its name in lines of output.
+      unit: Its name in plots and tables.
       of: ``(loss, accuracy) -> value``.
     """
 
+    label: str
     unit: str
     of: Callable[[float, float], float]
 
@@ -42,11 +44,11 @@ def perplexity(nats: float) -> float:
 
 
 METRICS = {
-    "bits": Metric("bits per symbol", lambda loss, accuracy: bits(loss)),
-    "perplexity": Metric("perplexity", lambda loss, accuracy: perplexity(loss)),
-    "nats": Metric("nats per step", lambda loss, accuracy: loss),
-    "mse": Metric("mean squared error", lambda loss, accuracy: loss),
-    "accuracy": Metric("accuracy", lambda loss, accuracy: accuracy),
+    "bits": Metric("bits/token", "bits per token", lambda loss, accuracy: bits(loss)),
+    "perplexity": Metric("perplexity", "perplexity", lambda loss, accuracy: perplexity(loss)),
+    "nats": Metric("nats/step", "nats per step", lambda loss, accuracy: loss),
+    "mse": Metric("mse", "mean squared error", lambda loss, accuracy: loss),
+    "accuracy": Metric("accuracy", "accuracy", lambda loss, accuracy: accuracy),
 }
 """The metrics that a dataset can name."""
 

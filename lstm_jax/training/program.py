@@ -98,3 +98,16 @@ def make_program(
         ),
         evaluate=make_evaluate(graphdef, dataset, loss, layout),
     )
+
+
+def trace(program: Program, batches: Batch | None) -> Any:
+    """Returns the traced training step, to inspect or to lower.
+
+    Args:
+      program: The functions of an experiment.
+      batches: Shapes and dtypes of the batches of one call, None if they are generated.
+    """
+    if batches is not None and program.layout.mesh.size > 1:
+        batches = with_shardings(batches, program.layout.batches(batches))
+    with jax.set_mesh(program.layout.mesh):
+        return program.train_steps.trace(program.state, batches)  # type: ignore[attr-defined]

@@ -29,6 +29,9 @@ from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.signals import Signal
 from lstm_jax.training.train_state import TrainState
 
+IN_FLIGHT = 2
+"""Calls of the compiled function that may be unfinished: more would delay signals and progress."""
+
 
 class Hook:
     """The base class of hooks. Each method does nothing; override those that you need.
@@ -125,6 +128,8 @@ class Run:
     def train_steps(self, batches: Batch | None) -> None:
         """Starts the next steps on the device. Returns before they are done."""
         n = self.config.train.steps_per_dispatch
+        if len(self.pending) >= IN_FLIGHT:
+            jax.block_until_ready(self.pending[-IN_FLIGHT])
         for hook in self.hooks:
             hook.before_steps(self, self.step + 1, n)
         self.state, metrics = self.program.train_steps(self.state, batches)
@@ -227,13 +232,13 @@ class Run:
 
     # what hooks may use
 
-    def say(self, text: str) -> None:
-        """Prints a line, in the first process."""
-        self.progress.say(text)
+    def say(self, text: str, color: str = "") -> None:
+        """Prints a line, in the first process; on a terminal in red, green, yellow or cyan."""
+        self.progress.say(text, color)
 
     def warn(self, text: str) -> None:
         """Prints a warning and writes it to events.jsonl."""
-        self.say(f"warning: {text}")
+        self.say(f"warning: {text}", "yellow")
         self.run_dir.event(0, text)
 
     def stop_early(self, reason: str) -> None:

@@ -11,8 +11,8 @@ from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.config.json import differences
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.hooks import default_hooks
-from lstm_jax.training.metrics import METRICS
 from lstm_jax.training.monitoring import console
+from lstm_jax.training.monitoring.lines import values
 from lstm_jax.training.monitoring.progress import Progress
 from lstm_jax.training.monitoring.trackers import check_trackers
 from lstm_jax.training.optimizer import make_schedule
@@ -70,7 +70,7 @@ def restore_or_initialize(
     progress = Progress(config.train.steps, silent=not processes.is_first())
 
     def warn(text: str) -> None:
-        progress.say(f"warning: {text}")
+        progress.say(f"warning: {text}", "yellow")
         run_dir.event(0, text)
 
     start = restore(run_dir, program.init(), config.train.steps_per_dispatch)
@@ -122,12 +122,11 @@ def restore_or_initialize(
 
 def print_result(run_dir: RunDir, result: dict[str, Any]) -> None:
     """Prints the result of a complete run, in the first process."""
-    unit, value = METRICS[result["metric"]].unit, result["metrics"][f"eval/{result['metric']}"]
     if run_dir.writes:
+        shown = values(result["metrics"], result["metric"], "eval")
         console.say(
-            f"{run_dir.path} is complete: best step {result['step']:,}, {unit} {value:.4f}, loss "
-            f"{result['metrics']['eval/loss']:.4f}. Raise --train.steps to continue, or choose "
-            "another directory with --workdir."
+            f"{run_dir.path} is complete. Best checkpoint: step {result['step']:,}  eval  {shown}. "
+            "Raise --train.steps to continue, or choose another directory with --workdir."
         )
 
 

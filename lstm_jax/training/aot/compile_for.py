@@ -1,4 +1,4 @@
-"""``--compile-for``: the training step, compiled for a TPU slice on a machine that has none."""
+"""``--compile-for``: compiles the training step for a TPU slice, on a machine without TPUs."""
 
 import importlib.util
 import logging
@@ -13,17 +13,17 @@ from lstm_jax.training.monitoring import console as output
 
 
 def compile_for(experiment: Experiment, wanted: Slice) -> int:
-    """Compiles and reports, in a process of its own: some of its environment is read with jax's import.
+    """Compiles and reports in a new process, as some environment variables are read when jax is imported.
 
     Returns:
-      0; 1 if it does not fit; 2 if there is no such program, as stderr says.
+      The exit code: 0 if the program fits, 1 if not, 2 after an error that was written to stderr.
 
     Raises:
-      ConfigError: if there is no compiler for TPUs.
+      ConfigError: if libtpu is not installed.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
-            "--compile-for: needs libtpu, the compiler for TPUs (not a TPU): pip install "
+            "--compile-for needs libtpu, the compiler for TPUs (no TPU is needed): pip install "
             "'lstm-jax[tpu-aot]'."
         )
     before = dict(os.environ)
@@ -40,8 +40,8 @@ def compile_for(experiment: Experiment, wanted: Slice) -> int:
     code = child.exitcode or 0
     if code < 0:
         output.complain(
-            f"error: the compiler was ended by signal {-code}; 9 comes of too little memory on this "
-            "machine."
+            f"error: the compiler was ended by signal {-code}. Signal 9 usually means that this machine "
+            "ran out of memory."
         )
     return 1 if code < 0 else code
 
@@ -55,13 +55,13 @@ def _child(experiment: Experiment, wanted: Slice) -> None:
 
 
 def _report(experiment: Experiment, wanted: Slice) -> int:
-    """Compiles and prints; 1 if it does not fit."""
+    """Compiles and prints. Returns 1 if the program does not fit."""
     from lstm_jax.training.aot.rehearsal import GIB, rehearse
     from lstm_jax.training.aot.report import introduce, memory_line, size_of, work
     from lstm_jax.training.data.outline import outline
     from lstm_jax.training.program import make_program
 
-    logging.getLogger("lstm_jax").setLevel(logging.ERROR)  # which backend runs is said below
+    logging.getLogger("lstm_jax").setLevel(logging.ERROR)  # the backend is printed below
     devices = _devices(wanted)
     dataset, batches = outline(experiment)
     program = make_program(experiment, dataset, devices)
@@ -77,7 +77,7 @@ def _report(experiment: Experiment, wanted: Slice) -> int:
     output.say(f"compiled in {done.seconds:.0f} s")
     left = available - done.memory.needed
     if left < 0:
-        output.say(f"does not fit: {size_of(-left)} too much")
+        output.say(f"does not fit: {size_of(-left)} too large")
         return 1
     output.say(f"fits: {size_of(left)} left")
     return 0
@@ -91,5 +91,5 @@ def _devices(wanted: Slice) -> list[Any]:
         return topologies.get_topology_desc(**wanted.topology()).devices
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
-            f"--compile-for: there is no slice {wanted.name!r} ({error}); known are {KNOWN}."
+            f"--compile-for must be a TPU slice such as {KNOWN}, got {wanted.name!r} ({error})."
         ) from error

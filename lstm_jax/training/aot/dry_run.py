@@ -1,4 +1,4 @@
-"""``--dry-run``: all that can be known of an experiment before it trains. Nothing is written."""
+"""``--dry-run``: prints what would be trained. Writes nothing."""
 
 import json
 
@@ -16,10 +16,10 @@ from lstm_jax.training.start import check
 
 
 def dry_run(experiment: Experiment) -> None:
-    """Prints the resolved experiment, its arrays, and what its training step takes on the devices here.
+    """Prints the resolved experiment, its parameters, and the memory of a training step.
 
     Raises:
-      ConfigError: if it could not be trained.
+      ConfigError: if it cannot be trained.
     """
     dataset = make_dataset(experiment)
     program = make_program(experiment, dataset, jax.devices())
@@ -32,5 +32,5 @@ def dry_run(experiment: Experiment) -> None:
     limit = (program.layout.mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
     output.say(memory_line(done.memory, "device", limit))
     output.say(
-        f"compiled in {done.seconds:.1f} s; nothing was trained, nor written to {experiment.run_dir}"
+        f"compiled in {done.seconds:.1f} s; nothing was trained or written to {experiment.run_dir}"
     )

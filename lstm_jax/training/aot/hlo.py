@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, and how often, read from its text (HLO)."""
+"""The collectives of a compiled program and how often they run, read from its HLO text."""
 
 import math
 import re
@@ -19,14 +19,14 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Collective:
-    """An operation that communicates.
+    """An operation that communicates between devices.
 
     Attributes:
       kind: all-gather, all-reduce, ...
-      bytes: of the array that one run of it moves: the whole one, as a device has it before or after.
-      times: runs in one call of the program.
+      bytes: Size of the larger of its operand and its result on a device.
+      times: Number of runs in one call of the program.
       loops: ``op_name`` of the loops around it, outermost first.
-      exact: whether every trip count of these loops is known; else ``times`` is the least.
+      exact: Whether the trip counts of all these loops are known; else ``times`` is a lower bound.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Collective:
 
 
 class Instruction(NamedTuple):
-    """A line: ``%name = type opcode(operands), attributes``."""
+    """A line of HLO: ``%name = type opcode(operands), attributes``."""
 
     name: str
     type: str
@@ -45,12 +45,12 @@ class Instruction(NamedTuple):
     rest: str
 
     def attribute(self, pattern: str) -> str | None:
-        """The first group of a pattern in what follows the operation's name."""
+        """Returns the first group of a pattern in the operands and attributes, or None."""
         found = re.search(pattern, self.rest)
         return found[1] if found else None
 
     def called(self) -> list[str]:
-        """Names of the computations that it runs."""
+        """Returns the names of the computations that the instruction calls."""
         found = _CALLS.findall(self.rest)
         return [name for part in found for name in re.findall(r"[\w.\-]+", part)]
 
@@ -65,23 +65,22 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
 
 
 def collectives(text: str) -> list[Collective]:
-    """Every collective of a program, ``compiled.as_text()``, with the trip counts of its loops.
+    """Returns every collective of a program, given ``compiled.as_text()``.
 
-    A collective that TPUs run beside other operations stands in the text once for each of these, with
-    one ``chain_id``: it starts once and ends once, and what is between, though it may be in a loop,
-    is the same one under way.
+    On TPUs, an asynchronous collective appears in the text several times with the same ``chain_id``: at
+    its start, at its end, and at operations in between, which may be in a loop. It is counted once.
     """
     computations, entry = parse(text)
     chains: dict[str, Collective] = {}
     for n, (chain, found) in enumerate(_walk(computations, entry, 1, (), True)):
-        key = f"alone {n}" if chain is None else chain
+        key = f"no chain {n}" if chain is None else chain
         if key not in chains or found.times < chains[key].times:
             chains[key] = found
     return list(chains.values())
 
 
 def parse(text: str) -> tuple[Computations, str]:
-    """The instructions of each computation, by its name, and the name of the first to run."""
+    """Returns the instructions of each computation by its name, and the name of the entry computation."""
     computations: Computations = {}
     entry, lines = "", []
     for line in text.splitlines():
@@ -94,7 +93,7 @@ def parse(text: str) -> tuple[Computations, str]:
 
 
 def trip_count(loop: Instruction, computations: Computations) -> int | None:
-    """How often a ``while`` runs its body, if its text says so: a count from 0 to below a constant."""
+    """Returns the trip count of a ``while`` loop that counts from 0 up to a constant, else None."""
     known = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
     if known is not None:
         return int(known)
@@ -108,7 +107,7 @@ def trip_count(loop: Instruction, computations: Computations) -> int | None:
 
 
 def size(type: str) -> int:
-    """Bytes of a type as HLO writes it, of all parts if it is a tuple.
+    """Returns the bytes of an HLO type; of a tuple, the sum.
 
     >>> size("(bf16[2,64]{1,0:T(8,128)(2,1)}, /*index=1*/f32[], pred[3])")
     263
@@ -123,7 +122,7 @@ def size(type: str) -> int:
 def _walk(
     computations: Computations, name: str, times: int, loops: tuple[str, ...], exact: bool
 ) -> Iterator[tuple[str | None, Collective]]:
-    """The collectives that a computation runs, with their chains."""
+    """Yields the collectives that a computation runs, with their ``chain_id``."""
     instructions = computations.get(name, [])
     types = {i.name: i.type for i in instructions}
     for i in instructions:
@@ -146,6 +145,8 @@ def _walk(
 def _moved(i: Instruction, types: dict[str, str]) -> int:
     names = re.findall(r"%([\w.\-]+)", i.rest.split(")", 1)[0])
     operands, result = sum(size(types.get(name, "")) for name in names), size(i.type)
-    if i.opcode.endswith("-start") and i.type.startswith("("):  # what it gives, beside what it took
+    if i.opcode.endswith("-start") and i.type.startswith(
+        "("
+    ):  # the type of a start holds the operands, too
         result -= operands
     return max(operands, result)

@@ -1,4 +1,4 @@
-"""The training step, compiled but not run: its memory, its work, what its devices send each other."""
+"""Compiles the training step without running it, for its memory, FLOPs and collectives."""
 
 import re
 import time
@@ -9,23 +9,23 @@ import jax
 
 from lstm_jax.modules import layer_names
 from lstm_jax.training.aot.hlo import Collective, collectives
-from lstm_jax.training.aot.traced import matmul_flops, recurrences
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.data.batch import Batch
+from lstm_jax.training.jaxprs import matmul_flops, recurrences
 from lstm_jax.training.parallel.layout import with_shardings
-from lstm_jax.training.program import Program
+from lstm_jax.training.program import Program, trace
 
 GIB = 2**30
 UNITS = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 
 class Memory(NamedTuple):
-    """Bytes that a call of the program needs on each device.
+    """Bytes per device that a call of the program needs.
 
     Attributes:
-      arguments: the training state and the batches.
-      needed: all of it at its peak.
-      available: what there is, where the compiler says it.
+      arguments: Bytes of the training state and the batches.
+      needed: Peak memory.
+      available: Memory of the device, if the compiler reports it.
     """
 
     arguments: int
@@ -35,14 +35,15 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What is known of a training step without running it.
+    """Facts about a training step that was compiled but not run.
 
     Attributes:
-      memory: on each device.
-      flops: of the matrix products of a step, on all devices.
-      backends: of each layer and direction: the backend, and why it is not a kernel.
-      collectives: of a call, which may be several steps; None if there is no program.
-      seconds: to trace and compile it.
+      memory: Memory per device.
+      flops: FLOPs of the matrix products of one step, on all devices together.
+      backends: For each layer and direction, the backend and the reason if it is not a kernel.
+      collectives: Collectives of one call, which may be several steps. None if compilation failed for
+        lack of memory.
+      seconds: Time to trace and compile.
     """
 
     memory: Memory
@@ -54,14 +55,16 @@ class Rehearsal:
 
 def rehearse(experiment: Experiment, program: Program, batches: Batch | None) -> Rehearsal:
     """Compiles the training step for the program's devices."""
-    began = time.monotonic()
+    started = time.monotonic()
     mesh = program.layout.mesh
     device = mesh.devices.flat[0]
     if batches is not None:
         batches = with_shardings(batches, program.layout.batches(batches))
+    traced = trace(program, batches)
     with jax.set_mesh(mesh):
-        traced = program.train_steps.trace(program.state, batches)  # type: ignore[attr-defined]
-        memory, sent = _compiled(traced, device.platform, bytes_a_device((program.state, batches)))
+        memory, sent = _compiled(
+            traced, device.platform, bytes_per_device((program.state, batches))
+        )
     model = experiment.model
     ran = recurrences(traced.jaxpr, device.platform, device.device_kind)
     return Rehearsal(
@@ -69,7 +72,7 @@ def rehearse(experiment: Experiment, program: Program, batches: Batch | None) ->
         flops=matmul_flops(traced.jaxpr) // experiment.train.steps_per_dispatch,
         backends=dict(zip(layer_names(model.num_layers, model.bidirectional), ran, strict=False)),
         collectives=sent,
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - started,
     )
 
 
@@ -85,9 +88,9 @@ def _compiled(traced: Any, platform: str, arguments: int) -> tuple[Memory, list[
 
 
 def memory_of(compiled: Any, platform: str) -> Memory:
-    """Of a program that fits: its arguments, outputs not written over these, and temporaries.
+    """Returns the memory of a compiled program: arguments, outputs that do not alias them, temporaries.
 
-    TPUs' compiler says how much that is at its peak, others only what all temporaries take together.
+    The TPU compiler reports the peak. For other platforms this is the sum.
     """
     m = compiled.memory_analysis()
     outputs = m.output_size_in_bytes - m.alias_size_in_bytes
@@ -97,9 +100,9 @@ def memory_of(compiled: Any, platform: str) -> Memory:
 
 
 def memory_of_error(message: str, arguments: int) -> Memory | None:
-    """Of a program that the compiler refused for its memory, or None if that was not why.
+    """Returns the memory of a program that the compiler refused, None if memory was not the reason.
 
-    The compiler speaks of temporaries, and means the arguments too.
+    The compiler's message says "temporaries", but its number includes the arguments.
 
     >>> text = "RESOURCE_EXHAUSTED: ... for HLO temporaries (17.50G) exceeds available HBM (15.75G)."
     >>> memory = memory_of_error(text, arguments=2 * GIB)
@@ -117,8 +120,8 @@ def memory_of_error(message: str, arguments: int) -> Memory | None:
     return Memory(arguments, max(needed, arguments), available)
 
 
-def bytes_a_device(tree: Any) -> int:
-    """What arrays of these shapes and shardings take on each device."""
+def bytes_per_device(tree: Any) -> int:
+    """Returns the bytes per device of arrays with these shapes and shardings."""
 
     def size(leaf: Any) -> int:
         shape = leaf.sharding.shard_shape(leaf.shape)

@@ -1,11 +1,11 @@
-"""What is known of an experiment before it trains, in lines for people."""
+"""Lines about an experiment before it trains: mesh, parameters, FLOPs, memory, collectives."""
 
 from collections import Counter
 
 import jax
 
 from lstm_jax.training.aot.hlo import Collective
-from lstm_jax.training.aot.rehearsal import GIB, UNITS, Memory, Rehearsal, bytes_a_device
+from lstm_jax.training.aot.rehearsal import GIB, UNITS, Memory, Rehearsal, bytes_per_device
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.program import Program
 
@@ -13,7 +13,7 @@ TIME_LOOP = "(_lstm)"  # in the names of a layer's own loops
 
 
 def introduce(experiment: Experiment, program: Program) -> list[str]:
-    """How the devices share the work, and what the state takes."""
+    """Returns lines about the mesh and the memory of the training state."""
     mesh, state = program.layout.mesh, program.state
     parts = {"parameters": state.params, "optimizer state": state.opt_state}
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -24,13 +24,13 @@ def introduce(experiment: Experiment, program: Program) -> list[str]:
     ]
     for name, part in parts.items():
         whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part))
-        lines.append(f"{name}: {size_of(whole)}, {size_of(bytes_a_device(part))} a device")
+        lines.append(f"{name}: {size_of(whole)}, {size_of(bytes_per_device(part))} per device")
     return lines
 
 
 def table(program: Program) -> list[str]:
-    """A row a parameter: name, shape, dtype, number, and how it lies on the mesh."""
-    head = ("parameter", "shape", "dtype", "number", "split over")
+    """Returns a table of the parameters: name, shape, dtype, size, and the mesh axes that shard it."""
+    head = ("parameter", "shape", "dtype", "size", "sharded over")
     rows = [head]
     for path, leaf in jax.tree_util.tree_leaves_with_path(program.state.params):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -46,7 +46,7 @@ def table(program: Program) -> list[str]:
 
 
 def work(experiment: Experiment, program: Program, done: Rehearsal) -> list[str]:
-    """Backends, FLOPs, collectives."""
+    """Returns lines about backends, FLOPs and collectives."""
     layers: dict[tuple[str, str | None], list[str]] = {}
     for name, backend in done.backends.items():
         layers.setdefault(backend, []).append(name)
@@ -55,25 +55,25 @@ def work(experiment: Experiment, program: Program, done: Rehearsal) -> list[str]
         for (backend, reason), names in layers.items()
     ]
     lines.append(
-        f"FLOPs a step, of matrix products: {done.flops:.3g}, {done.flops / program.layout.mesh.size:.3g} "
-        "a device"
+        f"FLOPs per step, of matrix products: {done.flops:.3g}, "
+        f"{done.flops / program.layout.mesh.size:.3g} per device"
     )
     if done.collectives is None:
-        return [*lines, "collectives: there is no program to read them from"]
+        return [*lines, "collectives: unknown, as the program was not compiled"]
     return [*lines, *_collectives(done.collectives, experiment.train.steps_per_dispatch)]
 
 
 def memory_line(memory: Memory, of: str, available: int | None) -> str:
-    """What a call of the training step needs."""
-    there = "" if available is None else f" of {size_of(available)}"
+    """Returns a line about the memory of one call of the training step."""
+    total = "" if available is None else f" of {size_of(available)}"
     return (
-        f"memory a {of}: {size_of(memory.needed)}{there} (arguments {size_of(memory.arguments)}, "
+        f"memory per {of}: {size_of(memory.needed)}{total} (arguments {size_of(memory.arguments)}, "
         f"temporaries {size_of(memory.needed - memory.arguments)})"
     )
 
 
 def _collectives(found: list[Collective], steps: int) -> list[str]:
-    """A line a kind and place: how many, and how many bytes, in one step of so many in a call."""
+    """Returns a line for each kind of collective, inside and outside time loops."""
     if not found:
         return ["collectives: none"]
     runs: Counter[tuple[str, bool]] = Counter()
@@ -84,9 +84,9 @@ def _collectives(found: list[Collective], steps: int) -> list[str]:
         moved[key] += c.times * c.bytes
     least = "" if all(c.exact for c in found) else ", at least"
     return [
-        f"collectives a step, as often as their loops run{least}:",
+        f"collectives per step, counted with the trip counts of their loops{least}:",
         *(
-            f"  {kind}: {runs[kind, inside] / steps:,g} of {size_of(moved[kind, inside] / steps)} in all, "
+            f"  {kind}: {runs[kind, inside] / steps:,g} of {size_of(moved[kind, inside] / steps)} in total, "
             f"{'inside' if inside else 'outside'} time loops"
             for kind, inside in sorted(runs)
         ),
@@ -95,12 +95,12 @@ def _collectives(found: list[Collective], steps: int) -> list[str]:
 
 
 def in_time_loop(c: Collective) -> bool:
-    """Whether it runs at every time step of a layer; a loop without a name may be one."""
+    """Whether a collective runs at every time step of a layer. A loop without a name counts as one."""
     return any(TIME_LOOP in loop or not loop for loop in c.loops)
 
 
 def size_of(n: int | float) -> str:
-    """Bytes for people.
+    """Formats a number of bytes.
 
     >>> size_of(1.5 * GIB), size_of(2000), size_of(1)
     ('1.50 GiB', '2.0 KiB', '1 B')

@@ -1,4 +1,4 @@
-"""TPU slices that a program can be compiled for without one. Imports the standard library alone."""
+"""TPU slices that a program can be compiled for. Imports only the standard library."""
 
 import math
 import re
@@ -13,11 +13,11 @@ class Chip:
     """A generation of TPUs.
 
     Attributes:
-      example: a slice of it; its dimensions are how many a slice has.
-      accelerator: the name that its compiler goes by.
-      gib: memory a device, as its compiler says when it is too little.
-      setting: how its cores work together.
-      device: what JAX sees as a device.
+      example: An example of a slice, with as many dimensions as slices of this generation have.
+      accelerator: Name of the accelerator type for the compiler.
+      gib: Memory per device, as the compiler's out-of-memory errors report it.
+      setting: Chip configuration for the compiler: whether two cores act as one device.
+      device: What JAX counts as a device.
     """
 
     example: str
@@ -39,7 +39,7 @@ KNOWN = ", ".join(f"{name}:{chip.example}" for name, chip in CHIPS.items())
 
 @dataclass(frozen=True)
 class Slice:
-    """Chips that are wired together, such as ``v5e:4x4``."""
+    """A TPU slice: connected chips, such as ``v5e:4x4``."""
 
     name: str
 
@@ -47,28 +47,28 @@ class Slice:
         generation, _, layout = self.name.partition(":")
         if generation not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", layout):
             raise ConfigError(
-                f"--compile-for: expected a TPU slice such as {KNOWN}, got {self.name!r}."
+                f"--compile-for must be a TPU slice such as {KNOWN}, got {self.name!r}."
             )
         wanted = CHIPS[generation].example.count("x") + 1
         if len(self.shape) != wanted:
             raise ConfigError(
-                f"--compile-for: expected {wanted} dimensions of a {generation} slice, as in "
+                f"--compile-for must have {wanted} dimensions for {generation}, as in "
                 f"{generation}:{CHIPS[generation].example}, got {self.name!r}."
             )
 
     @property
     def chip(self) -> Chip:
-        """Its generation."""
+        """The generation of the chips."""
         return CHIPS[self.name.partition(":")[0]]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Chips along each dimension."""
+        """Number of chips along each dimension."""
         return tuple(int(n) for n in self.name.partition(":")[2].split("x"))
 
     @property
     def chips(self) -> int:
-        """How many.
+        """Number of chips.
 
         >>> Slice("v5e:4x4").chips
         16
@@ -76,7 +76,7 @@ class Slice:
         return math.prod(self.shape)
 
     def topology(self) -> dict[str, Any]:
-        """Arguments of ``jax.experimental.topologies.get_topology_desc``."""
+        """Returns arguments for ``jax.experimental.topologies.get_topology_desc``."""
         host = [min(n, 2) for n in self.shape[:2]]  # four chips, or all of a smaller slice
         return {
             "platform": "tpu",
@@ -86,7 +86,7 @@ class Slice:
         }
 
     def environment(self) -> dict[str, str]:
-        """Variables that must be set before jax is imported."""
+        """Returns environment variables that must be set before jax is imported."""
         return {
             "JAX_PLATFORMS": "cpu",
             "TPU_SKIP_MDS_QUERY": "1",

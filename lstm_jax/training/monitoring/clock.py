@@ -6,13 +6,14 @@ from contextlib import contextmanager
 
 
 def duration(seconds: float) -> str:
-    """Formats seconds as minutes and seconds.
+    """Formats seconds as minutes and seconds, and hours if there are some.
 
-    >>> duration(125.4)
-    '2:05'
+    >>> duration(125.4), duration(7325)
+    ('2:05', '2:02:05')
     """
     minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 class Clock:

@@ -10,6 +10,8 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+COLORS = {"red": 31, "green": 32, "yellow": 33, "cyan": 36}
+
 _failed: Any = None
 """The last stream that could not be written; it is not written again."""
 
@@ -34,10 +36,23 @@ def say(text: str = "") -> None:
 
 
 def complain(text: str) -> None:
-    """Writes a line to ``sys.stderr``, if that is possible."""
+    """Writes a line to ``sys.stderr``, if that is possible. On a terminal its first word is red."""
     if sys.stderr is not None:
+        word, colon, rest = text.partition(":")
+        text = f"{paint(word + colon, 'red', sys.stderr)}{rest}" if colon else text
         with suppress(OSError, ValueError):
             _write(sys.stderr, f"{text}\n")
+
+
+def paint(text: str, color: str, stream: Any = None) -> str:
+    """Returns text in a color if the stream, by default ``sys.stdout``, is a terminal that has colors.
+
+    The environment variable ``NO_COLOR`` turns colors off.
+    """
+    off = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if not color or off or not is_terminal(sys.stdout if stream is None else stream):
+        return text
+    return f"\033[{COLORS[color]}m{text}\033[0m"
 
 
 def leave(code: int) -> None:
@@ -59,10 +74,10 @@ def has_failed() -> bool:
     return sys.stdout is not None and sys.stdout is _failed
 
 
-def is_terminal() -> bool:
-    """Whether ``sys.stdout`` is a terminal."""
+def is_terminal(stream: Any = None) -> bool:
+    """Whether a stream, by default ``sys.stdout``, is a terminal."""
     try:
-        return sys.stdout.isatty()
+        return bool((sys.stdout if stream is None else stream).isatty())
     except (AttributeError, ValueError):
         return False
 

@@ -1,4 +1,4 @@
-"""``curves.png`` and ``sweep.png``: how the figures went."""
+"""The plots ``curves.png`` of a run and ``sweep.png`` of a sweep."""
 
 import io
 from typing import Any
@@ -8,63 +8,83 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+STYLE: Any = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+DASHES = ("--", "-.", ":")
+MARKERS = "os^Dv*"
 
 
 def plot_curves(
-    metrics: list[dict[str, Any]], figure: str, unit: str, baselines: dict[str, float]
+    metrics: list[dict[str, Any]], metric: str, unit: str, baselines: dict[str, float]
 ) -> bytes:
-    """Returns a PNG of training and validation metrics over steps, with the baselines as lines."""
-    with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
-        for part, color, marker in (("train", "0.65", ""), ("eval", "tab:blue", "o")):
-            points = [
-                (m["step"], m[f"{part}/{figure}"]) for m in metrics if f"{part}/{figure}" in m
-            ]
+    """Returns a PNG of training and validation metrics over steps, with the baselines as lines.
+
+    Args:
+      metrics: Lines of metrics.jsonl.
+      metric: The metric of the dataset.
+      unit: Its name on the axis.
+      baselines: Values of the metric for simple methods.
+    """
+    with plt.rc_context(STYLE):
+        fig, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
+        lines = {"train": ("training", "0.6", "."), "eval": ("validation", "black", "o")}
+        for split, (label, color, marker) in lines.items():
+            name = f"{split}/{metric}"
+            points = [(m["step"], m[name]) for m in metrics if name in m]
             if points:
-                label = "training" if part == "train" else "validation"
-                ax.plot(*zip(*points, strict=True), color=color, marker=marker, ms=4, label=label)
+                ax.plot(*zip(*points, strict=True), color=color, marker=marker, ms=5, label=label)
         for n, (name, value) in enumerate(baselines.items()):
-            ax.axhline(value, color=f"C{n + 1}", ls="--", lw=1, label=f"{name} {value:.4g}")
+            dashes = DASHES[n % len(DASHES)]
+            ax.axhline(value, color=f"C{n}", ls=dashes, lw=1.3, label=f"{name} {value:.4g}")
         ax.set_xlabel("step")
         ax.set_ylabel(unit)
-        ax.legend(frameon=False)
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        fig.legend(loc="outside lower center", ncols=2)
         return _png(fig)
 
 
 def plot_sweep(curves: list[tuple[str, list[tuple[int, float]], bool]], label: str) -> bytes:
     """Returns a PNG of the validation curves of runs.
 
-    The scale is that of the complete runs, so that one that diverged does not flatten the others.
+    The scale is that of the complete runs, so that a run that diverged does not flatten the others.
 
     Args:
-      curves: Of each run its name, points, and whether it is complete; the best run first.
-      label: Of the y axis.
+      curves: Name, points and completeness of each run, the best run first.
+      label: Label of the y axis.
     """
-    named = min(len(curves), 24)  # more lines than that no legend can tell apart
+    named = min(len(curves), 24)  # a legend cannot tell more lines apart
     more = f", {len(curves) - named} more not named" if len(curves) > named else ""
-    with plt.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(8, 4.2 + 0.17 * named), layout="constrained")
         done = [y for _, points, complete in curves if complete for _, y in points]
         if done and 0 < 30 * min(done) < max(done):
             ax.set_yscale("log")
-        colors = plt.get_cmap("turbo")
+        colors = plt.get_cmap("viridis")  # dark to light, also in greyscale
         for n, (name, points, complete) in enumerate(sorted(curves, key=lambda c: not c[2])):
             if done and not complete:
-                ax.axis(ax.axis())  # the limits stay as they are now
-            color = colors(0.05 + 0.9 * n / max(len(curves) - 1, 1))
+                ax.axis(ax.axis())  # keeps the limits
             ax.plot(
                 *(zip(*points, strict=True) if points else ([], [])),
-                color=color,
+                color=colors(0.85 * n / max(len(curves) - 1, 1)),
                 ls="-" if complete else ":",
                 lw=2.5 if n == 0 else 1.2,
-                marker="o",
-                ms=3,
+                marker=MARKERS[n % len(MARKERS)],
+                ms=4,
                 label=name if n < named else None,
                 zorder=3 if n == 0 else 2,
             )
         ax.set_xlabel("step")
         ax.set_ylabel(label)
-        fig.legend(loc="outside lower left", frameon=False, fontsize=8, title=f"best first{more}")
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        fig.legend(loc="outside lower left", fontsize=8, title=f"best first{more}")
         return _png(fig)
 
 

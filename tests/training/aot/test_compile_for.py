@@ -59,10 +59,10 @@ def test_data_parallelism_runs_the_kernel_and_sums_gradients_once(config):
     # [2048, 128] times four [128, 512] and one [128, 1000], and twice that backward; and d_w_h of the
     # first step and of reset_state, in two layers.
     flops = 3 * 2 * 32 * 64 * (4 * 128 * 512 + 128 * 1000) + 2 * 2 * 2 * 64 * 128 * 512
-    assert starting(lines, "FLOPs").startswith(f"FLOPs a step, of matrix products: {flops:.3g},")
-    assert starting(lines, "all-reduce").endswith("2.0 MiB in all, outside time loops")
+    assert starting(lines, "FLOPs").startswith(f"FLOPs per step, of matrix products: {flops:.3g},")
+    assert starting(lines, "all-reduce").endswith("2.0 MiB in total, outside time loops")
     assert starting(lines, "inside a time loop") == "inside a time loop: none"
-    assert " of 15.75 GiB (arguments " in starting(lines, "memory a chip")
+    assert " of 15.75 GiB (arguments " in starting(lines, "memory per chip")
     assert lines[-1].startswith("fits: 15.7")
 
 
@@ -92,7 +92,7 @@ def test_hidden_units_that_are_split_are_gathered_at_every_step(config):
     inside = [line for line in lines if line.endswith("inside time loops")]
     gathered = [line for line in inside if line.startswith("  all-gather")]
     # h, forward, in both layers, at 32 steps; [32, 128] in bfloat16, as the product reads it
-    assert gathered == ["  all-gather: 64 of 512.0 KiB in all, inside time loops"]
+    assert gathered == ["  all-gather: 64 of 512.0 KiB in total, inside time loops"]
     assert starting(lines, "inside a time loop") != "inside a time loop: none"
 
 
@@ -114,10 +114,10 @@ def test_too_much_memory_is_said_with_how_much(config, args, least):
     code, lines, errors = compile_for(config, "v5e:2x2", *args)
     assert code == 1, errors
     assert "Traceback" not in errors
-    needed = float(starting(lines, "memory a chip").split()[3].replace(",", ""))
+    needed = float(starting(lines, "memory per chip").split()[3].replace(",", ""))
     assert needed > least
-    assert " of 15.75 GiB (arguments " in starting(lines, "memory a chip")
-    assert lines[-1] == f"does not fit: {needed - 15.75:,.2f} GiB too much"
+    assert " of 15.75 GiB (arguments " in starting(lines, "memory per chip")
+    assert lines[-1] == f"does not fit: {needed - 15.75:,.2f} GiB too large"
 
 
 @with_the_compiler

@@ -49,7 +49,7 @@ def test_the_experiment_its_parameters_and_what_a_step_takes(run, capsys):
     assert rows["lstm.l0f.w_h"] == ["16", "x", "64", "float32", "1,024", "data,", "-"]
     assert rows["lstm.l1f.bias"] == ["64", "float32", "64"]
     assert any(line.startswith("optimizer state: ") for line in lines)
-    assert any(line.startswith("memory a device: ") for line in lines)
+    assert any(line.startswith("memory per device: ") for line in lines)
     assert "  inside a time loop: none" in lines
     assert lines[-1].endswith("nothing was trained, nor written to runs/tiny")
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from lstm_jax import init_lstm, lstm
 from lstm_jax.training.aot.hlo import Collective, collectives
-from lstm_jax.training.aot.traced import matmul_flops
+from lstm_jax.training.jaxprs import matmul_flops
 
 
 def found_in(function, x, axis="d"):

@@ -1,4 +1,4 @@
-"""What a traced function computes, read from its jaxpr: before any compiler, for all devices."""
+"""Matrix products and LSTM backends of a traced function, read from its jaxpr."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from lstm_jax.products import outer_p, product_p
 
 
 def matmul_flops(jaxpr: ClosedJaxpr) -> int:
-    """Of the matrix products, those in scans as often as they run; on all devices together.
+    """Returns the FLOPs of all matrix products, on all devices together. Loops count with their lengths.
 
     >>> import jax, jax.numpy as jnp
     >>> def powers(a):
@@ -28,7 +28,7 @@ def matmul_flops(jaxpr: ClosedJaxpr) -> int:
 def recurrences(
     jaxpr: ClosedJaxpr, platform: str, device_kind: str
 ) -> list[tuple[str, str | None]]:
-    """For each recurrence that is run forward, in order: its backend, and why it is not a kernel."""
+    """Returns the backend of each forward recurrence, in order, and the reason if it is not a kernel."""
     found = []
     for equation, _ in equations(jaxpr.jaxpr):
         step = equation.params.get("step")
@@ -39,7 +39,7 @@ def recurrences(
 
 
 def equations(jaxpr: Jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
-    """Every equation that is of use, and how often it runs: a loop that is no scan counts once."""
+    """Yields every live equation and how often it runs. The body of a ``while`` counts once."""
     live, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     for equation in live.eqns:
         yield equation, times
@@ -49,7 +49,7 @@ def equations(jaxpr: Jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
         if equation.primitive.name == "shard_map":
             inside *= equation.params["mesh"].size
         parameters = equation.params
-        if parameters.get("branches_platforms"):  # a choice by platform, of which one runs
+        if parameters.get("branches_platforms"):  # only one branch runs, by platform
             parameters = {"branches": parameters["branches"][-1]}
         for parameter in jax.tree.leaves(list(parameters.values()), is_leaf=_is_jaxpr):
             if isinstance(parameter, ClosedJaxpr):
@@ -63,7 +63,7 @@ def _is_jaxpr(parameter: Any) -> bool:
 
 
 def _flops(equation: Any) -> int:
-    """Two a multiply-add: result elements times the length of what is summed over."""
+    """Returns two FLOPs per multiply-add: the size of the result times the length of the sum."""
     shape = equation.invars[0].aval.shape if equation.invars else ()
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
