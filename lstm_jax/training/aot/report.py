@@ -4,15 +4,15 @@ from collections import Counter
 
 import jax
 
+from lstm_jax.training.aot.compiled_step import GIB, UNITS, CompiledStep, Memory, bytes_per_device
 from lstm_jax.training.aot.hlo import Collective
-from lstm_jax.training.aot.rehearsal import GIB, UNITS, Memory, Rehearsal, bytes_per_device
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.program import Program
 
 TIME_LOOP = "(_lstm)"  # in the names of a layer's own loops
 
 
-def introduce(experiment: Experiment, program: Program) -> list[str]:
+def state_lines(experiment: Experiment, program: Program) -> list[str]:
     """Returns lines about the mesh and the memory of the training state."""
     mesh, state = program.layout.mesh, program.state
     parts = {"parameters": state.params, "optimizer state": state.opt_state}
@@ -28,7 +28,7 @@ def introduce(experiment: Experiment, program: Program) -> list[str]:
     return lines
 
 
-def table(program: Program) -> list[str]:
+def parameter_table(program: Program) -> list[str]:
     """Returns a table of the parameters: name, shape, dtype, size, and the mesh axes that shard it."""
     head = ("parameter", "shape", "dtype", "size", "sharded over")
     rows = [head]
@@ -45,7 +45,7 @@ def table(program: Program) -> list[str]:
     ]
 
 
-def work(experiment: Experiment, program: Program, done: Rehearsal) -> list[str]:
+def step_lines(experiment: Experiment, program: Program, done: CompiledStep) -> list[str]:
     """Returns lines about backends, FLOPs and collectives."""
     layers: dict[tuple[str, str | None], list[str]] = {}
     for name, backend in done.backends.items():

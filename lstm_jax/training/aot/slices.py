@@ -49,10 +49,10 @@ class Slice:
             raise ConfigError(
                 f"--compile-for must be a TPU slice such as {KNOWN}, got {self.name!r}."
             )
-        wanted = CHIPS[generation].example.count("x") + 1
-        if len(self.shape) != wanted:
+        expected = CHIPS[generation].example.count("x") + 1
+        if len(self.shape) != expected:
             raise ConfigError(
-                f"--compile-for must have {wanted} dimensions for {generation}, as in "
+                f"--compile-for must have {expected} dimensions for {generation}, as in "
                 f"{generation}:{CHIPS[generation].example}, got {self.name!r}."
             )
 

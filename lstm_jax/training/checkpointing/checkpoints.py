@@ -19,7 +19,10 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from lstm_jax.training.checkpointing.checksums import checksums
-from lstm_jax.training.checkpointing.orbax_noise import ignore_leftovers, leftovers_ignored
+from lstm_jax.training.checkpointing.orbax_noise import (
+    install_unraisable_hook,
+    secondary_errors_suppressed,
+)
 from lstm_jax.training.errors import NotFiniteError, RunError
 
 TEMPORARY = [
@@ -68,7 +71,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int | None = None, read_only: bool = False):
-        ignore_leftovers()
+        install_unraisable_hook()
         self.folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -108,7 +111,7 @@ class Checkpoints:
             )
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            notes=ocp.args.JsonSave(_sealed(notes | _description(state))),
+            notes=ocp.args.JsonSave(_with_checksum(notes | _description(state))),
         )
 
         def start() -> None:
@@ -146,7 +149,7 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def drop(self, unwanted: Callable[[int], bool]) -> None:
+    def delete(self, unwanted: Callable[[int], bool]) -> None:
         """Removes checkpoints by their step."""
         for step in self.steps():
             if unwanted(step):
@@ -182,7 +185,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         notes = self._notes(step)
         if "leaves" in notes:
-            _compare(notes["leaves"], _leaves(like), folder)
+            _compare(notes["leaves"], _array_types(like), folder)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         state = _read(folder, lambda: self._manager.restore(step, args=args)["state"])
@@ -205,7 +208,7 @@ class Checkpoints:
         return notes
 
     def _try(self, action: Callable[[], None]) -> None:
-        with leftovers_ignored() as failures:
+        with secondary_errors_suppressed() as failures:
             try:
                 action()
             except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -227,7 +230,7 @@ def _read(folder: Path, restore: Callable[[], Any]) -> Any:
       CorruptError: if its files are corrupt.
       RunError: if they cannot be read now, whatever they hold.
     """
-    with leftovers_ignored() as failures:
+    with secondary_errors_suppressed() as failures:
         try:
             return restore()
         except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -251,27 +254,27 @@ def _reason(error: Exception) -> str:
 
 
 def _description(state: Any) -> dict[str, Any]:
-    return {"leaves": _leaves(state), "checksums": _checksums(state)}
+    return {"leaves": _array_types(state), "checksums": _checksums(state)}
 
 
-def _leaves(tree: Any) -> dict[str, str]:
+def _array_types(tree: Any) -> dict[str, str]:
     """Returns the dtype and shape of every array by its path."""
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(tree).items()}
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _by_path(tree).items()}
 
 
 def _checksums(tree: Any) -> dict[str, int]:
     values = jax.device_get(checksums(tree))  # at once, not one wait for each array
-    return {name: int(value) for name, value in _named(values).items()}
+    return {name: int(value) for name, value in _by_path(values).items()}
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _by_path(tree: Any) -> dict[str, Any]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def _sealed(notes: dict[str, Any]) -> dict[str, Any]:
+def _with_checksum(notes: dict[str, Any]) -> dict[str, Any]:
     """Returns the notes with a checksum of their text."""
     return notes | {"crc32": _crc(notes)}
 
@@ -280,11 +283,11 @@ def _crc(notes: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(notes, sort_keys=True).encode())
 
 
-def _compare(saved: dict[str, str], wanted: dict[str, str], folder: Path) -> None:
+def _compare(saved: dict[str, str], expected: dict[str, str], folder: Path) -> None:
     differs = [
-        f"{name} is {saved.get(name, 'missing')} there and {wanted.get(name, 'missing')} here"
-        for name in sorted(saved.keys() | wanted.keys())
-        if saved.get(name) != wanted.get(name)
+        f"{name} is {saved.get(name, 'missing')} there and {expected.get(name, 'missing')} here"
+        for name in sorted(saved.keys() | expected.keys())
+        if saved.get(name) != expected.get(name)
     ]
     if differs:
         raise RunError(

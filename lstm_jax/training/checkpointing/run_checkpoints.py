@@ -46,7 +46,7 @@ class RunCheckpoints:
       run_dir: The run directory.
       start: What :func:`restore` returned.
       run: How many checkpoints to keep.
-      repeats: Whether training will make the models after the start again. They are removed then, and
+      reproducible: Whether training will make the models after the start again. They are removed then, and
         else renamed.
       warn: Called with a message about each checkpoint that is renamed.
     """
@@ -56,7 +56,7 @@ class RunCheckpoints:
         run_dir: RunDir,
         start: Start,
         run: Train,
-        repeats: bool,
+        reproducible: bool,
         warn: Callable[[str], None],
     ):
         self.warn, self.keep_best, self.best_loss = warn, run.keep_best, start.best_loss
@@ -65,7 +65,7 @@ class RunCheckpoints:
                 path = run_dir.file(name) / str(step)
                 aside = files.set_aside(path) if run_dir.writes else path
                 warn(f"the checkpoint {path} is corrupt ({reason}); renamed to {aside.name}")
-        for step in () if repeats else steps_in(run_dir.file("best")):
+        for step in () if reproducible else steps_in(run_dir.file("best")):
             if step > start.step and run_dir.writes:
                 aside = files.set_aside(run_dir.file("best") / str(step), "superseded")
                 warn(f"the model of step {step:,} is of other settings; renamed to {aside.name}")
@@ -74,7 +74,7 @@ class RunCheckpoints:
         self.states = Checkpoints(run_dir.file("checkpoints"), keep=run.keep_last)
         self.best = Checkpoints(run_dir.file("best"))
         for checkpoints in (self.states, self.best):
-            checkpoints.drop(lambda step: step > start.step)  # training will make them again
+            checkpoints.delete(lambda step: step > start.step)  # training will make them again
         self.keep_last, self.saved = run.keep_last, self.states.steps()
 
     def save(self, step: int, state: TrainState, pending: StepMetrics) -> None:
@@ -88,10 +88,10 @@ class RunCheckpoints:
             self.saved[: self.keep_last + 1]
         )  # the new one is still being written
 
-    def offer(self, step: int, params: Any, loss: float) -> None:
+    def save_if_best(self, step: int, params: Any, loss: float) -> None:
         """Starts to save a model if it is the best so far."""
         if loss < self.best_loss:
-            self.best.drop(lambda other: other >= step)  # a repeated evaluation, on other devices
+            self.best.delete(lambda other: other >= step)  # a repeated evaluation, on other devices
             self.best.save(step, params, params, {"loss": loss})
             self.best_loss = loss
 
@@ -137,7 +137,7 @@ class RunCheckpoints:
         needed = {*models[: self.keep_best]}
         for state in states:
             needed |= {*[step for step in models if step <= state][:1]}
-        self.best.drop(lambda step: step not in needed)
+        self.best.delete(lambda step: step not in needed)
 
 
 def restore(run_dir: RunDir, state: TrainState, steps_per_dispatch: int) -> Start:

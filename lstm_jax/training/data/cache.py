@@ -34,7 +34,7 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path, which is renamed to ``path`` if the block succeeds.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import IO, cast
 from tqdm import tqdm
 
 from lstm_jax.training.config import ConfigError
-from lstm_jax.training.data.cache import written
+from lstm_jax.training.data.cache import atomic_path
 from lstm_jax.training.data.named_table import File
 
 TIMEOUT = 30
@@ -48,7 +48,7 @@ def _archive(folder: Path, file: File, missing: list[File]) -> Iterator[Path]:
         yield provided
         return
     try:
-        with written(downloaded) as new, new.open("wb") as content:
+        with atomic_path(downloaded) as new, new.open("wb") as content:
             for block in _download(file, missing, folder):
                 content.write(block)
         yield downloaded
@@ -86,7 +86,7 @@ def _bar(name: str, size: int) -> tqdm:
 def _unpack(archive: Path, file: File, path: Path) -> None:
     """Unpacks and verifies a file. A wrong file does not get into the cache."""
     try:
-        with written(path) as new:
+        with atomic_path(path) as new:
             with _opened(archive, file) as packed, new.open("wb") as plain:
                 shutil.copyfileobj(packed, plain, 1 << 20)
             _verify(new, file, archive)

@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-from lstm_jax.training.data.text_files import ONE_IN, Piece, Text
+from lstm_jax.training.data.text_files import ONE_IN, ByteRange, Text
 
 
 def embedded_text() -> Text:
@@ -27,7 +27,9 @@ def embedded_text() -> Text:
     validation, train = ("\n\n".join(parts[fits]).encode() for fits in (True, False))
     digest = hashlib.sha256(train + validation).hexdigest()
     name = f"pydoc_data.topics, sha256 {digest[:12]}"
-    return Text(name, (Piece(train, 0, len(train)),), (Piece(validation, 0, len(validation)),))
+    return Text(
+        name, (ByteRange(train, 0, len(train)),), (ByteRange(validation, 0, len(validation)),)
+    )
 
 
 def without_contained(topics: dict[str, str]) -> dict[str, str]:

@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from lstm_jax.training.config import ConfigError, Data
-from lstm_jax.training.data.cache import CacheError, cache_dir, written
-from lstm_jax.training.data.text_files import Pieces, Text, blocks
+from lstm_jax.training.data.cache import CacheError, atomic_path, cache_dir
+from lstm_jax.training.data.text_files import ByteRanges, Text, blocks
 from lstm_jax.training.data.vocabulary import Vocabulary, complete_symbols, count
 
 FORMAT = 2
@@ -74,9 +74,9 @@ def cached_ids(text: Text, data: Data) -> tuple[Encoding, np.ndarray]:
     path, source = _description_path(text, data), _hash_of_source(text)
     encoding = _read(path, source)
     if encoding is None:
-        with written(path.with_suffix(".ids")) as new, new.open("wb") as file:
+        with atomic_path(path.with_suffix(".ids")) as new, new.open("wb") as file:
             encoding = encode(text, data, source, file.write)
-        with written(path) as new:
+        with atomic_path(path) as new:
             new.write_text(encoding.to_json(), encoding="utf-8")
     if not sum(encoding.counts):  # an empty file cannot be mapped
         return encoding, np.zeros(0, encoding.dtype)
@@ -189,7 +189,7 @@ def _check_unchanged(text: Text, source: str) -> None:
 
 
 @contextmanager
-def _progress(verb: str, text: Text, *parts: Pieces) -> Iterator[Callable[[int], object]]:
+def _progress(verb: str, text: Text, *parts: ByteRanges) -> Iterator[Callable[[int], object]]:
     """Shows a progress bar on a terminal, and yields the function that advances it."""
     size = sum(piece.size for part in parts for piece in part)
     hidden = sys.stderr is None or not sys.stderr.isatty()

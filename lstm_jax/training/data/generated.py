@@ -93,13 +93,13 @@ def adding(T: int) -> Generator:
         t = jnp.arange(T)[:, None]
         marked = ((t == a) | (t == b)).astype(jnp.float32)
         total = jnp.broadcast_to((x * marked).sum(0), (T, B))[..., None]
-        return Batch(jnp.stack([x, marked], axis=-1), total, _last(T, B))
+        return Batch(jnp.stack([x, marked], axis=-1), total, _last_step_weights(T, B))
 
     summary = f"sums of two marked numbers in {T} steps"
     return Generator(generate, summary, "squared_error", "mse", inputs=2, outputs=1)
 
 
-COPIED = 10
+NUM_COPIED = 10
 """Number of symbols to remember."""
 
 
@@ -108,18 +108,18 @@ def copy(T: int) -> Generator:
 
     Ids: 0 blank, 1 to 8 symbols, 9 cue.
     """
-    steps = T + 2 * COPIED
+    steps = T + 2 * NUM_COPIED
 
     def generate(key: jax.Array, B: int) -> Batch:
-        word = jax.random.randint(key, (COPIED, B), 1, 9)
+        word = jax.random.randint(key, (NUM_COPIED, B), 1, 9)
         blanks = jnp.zeros((steps, B), int)
-        inputs = blanks.at[:COPIED].set(word).at[-COPIED - 1].set(9)
-        targets = blanks.at[-COPIED:].set(word)
+        inputs = blanks.at[:NUM_COPIED].set(word).at[-NUM_COPIED - 1].set(9)
+        targets = blanks.at[-NUM_COPIED:].set(word)
         return Batch(
             inputs, targets, jnp.ones((steps, B)), scored=(targets > 0).astype(jnp.float32)
         )
 
-    summary = f"{COPIED} symbols to repeat after {T} steps"
+    summary = f"{NUM_COPIED} symbols to repeat after {T} steps"
     return Generator(generate, summary, "cross_entropy", "nats", inputs=10, outputs=10)
 
 
@@ -200,7 +200,7 @@ def reber(T: int) -> Generator:
     return Generator(generate, summary, "cross_entropy", "accuracy", inputs=7, outputs=7)
 
 
-def _last(T: int, B: int) -> jax.Array:
+def _last_step_weights(T: int, B: int) -> jax.Array:
     return jnp.zeros((T, B)).at[-1].set(1.0)
 
 
@@ -209,7 +209,7 @@ def _predict_the_mean(batch: Batch) -> float:
 
 
 def _memoryless_copy(batch: Batch) -> float:
-    return float(COPIED * np.log(8) / len(batch.targets))
+    return float(NUM_COPIED * np.log(8) / len(batch.targets))
 
 
 def _majority(batch: Batch) -> float:

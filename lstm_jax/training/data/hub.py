@@ -9,8 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lstm_jax.training.config import ConfigError
-from lstm_jax.training.data.cache import cache_dir, written
-from lstm_jax.training.data.text_files import Pieces, Text, whole_file
+from lstm_jax.training.data.cache import atomic_path, cache_dir
+from lstm_jax.training.data.text_files import ByteRanges, Text, whole_file
 
 PARTS = {
     "test": ("test",),
@@ -39,7 +39,7 @@ def hub_text(name: str) -> Text:
     )
 
 
-def _piece(folder: Path, part: str) -> Pieces:
+def _piece(folder: Path, part: str) -> ByteRanges:
     files = [_file(folder, part)]
     if part == "validation":
         files.append(_file(folder, "held_out"))  # its name in earlier versions
@@ -87,7 +87,7 @@ def _load(name: str, folder: Path) -> Mapping[str, Any]:
 def _write_part(rows: Any, path: Path, name: str) -> None:
     hidden = sys.stderr is None or not sys.stderr.isatty()
     with (
-        written(path) as new,
+        atomic_path(path) as new,
         new.open("w", encoding="utf-8", newline="") as file,
         tqdm(total=len(rows), desc=f"writing {name}", unit="row", disable=hidden) as bar,
     ):

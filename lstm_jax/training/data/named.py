@@ -7,7 +7,7 @@ from lstm_jax.training.config import ConfigError
 from lstm_jax.training.data.cache import cache_dir
 from lstm_jax.training.data.download import download_files
 from lstm_jax.training.data.named_table import DATASETS
-from lstm_jax.training.data.text_files import Piece, Text, whole_file
+from lstm_jax.training.data.text_files import ByteRange, Text, whole_file
 
 
 def named_text(name: str) -> Text:
@@ -22,7 +22,7 @@ def named_text(name: str) -> Text:
     if dataset.cuts:
         (whole,) = pieces
         edges = (0, *dataset.cuts, whole.last)
-        pieces = [Piece(whole.source, a, b) for a, b in pairwise(edges)]
+        pieces = [ByteRange(whole.source, a, b) for a, b in pairwise(edges)]
     train, validation, test = ((piece,) for piece in pieces)
     return Text(f"name:{name}", train, validation, test, dataset.encoding)
 

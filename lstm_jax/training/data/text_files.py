@@ -17,7 +17,7 @@ BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
-class Piece:
+class ByteRange:
     """Bytes ``first`` to ``last`` of a file, or of bytes in memory."""
 
     source: Path | bytes
@@ -36,7 +36,7 @@ class Piece:
         return file
 
 
-Pieces = tuple[Piece, ...]
+ByteRanges = tuple[ByteRange, ...]
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Text:
     """
 
     name: str
-    train: Pieces
-    validation: Pieces = ()
-    test: Pieces = ()
+    train: ByteRanges
+    validation: ByteRanges = ()
+    test: ByteRanges = ()
     encoding: str = "utf-8"
 
     @property
-    def parts(self) -> tuple[Pieces, Pieces, Pieces]:
+    def parts(self) -> tuple[ByteRanges, ByteRanges, ByteRanges]:
         """The training, validation and test text."""
         return self.train, self.validation, self.test
 
@@ -96,24 +96,24 @@ def files_text(path: Path) -> Text:
         raise ConfigError(f"data.path: the directory {path} has no .txt files.")
     pieces = [whole_file(files[0])]
     for file in files[1:]:
-        pieces += [Piece(b"\n\n", 0, 2), whole_file(file)]
+        pieces += [ByteRange(b"\n\n", 0, 2), whole_file(file)]
     return Text(path.name, tuple(pieces))
 
 
-def whole_file(path: Path) -> Piece:
+def whole_file(path: Path) -> ByteRange:
     """Returns all bytes of a file.
 
     Raises:
       ConfigError: If the file is not found.
     """
     try:
-        return Piece(path, 0, path.stat().st_size)
+        return ByteRange(path, 0, path.stat().st_size)
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {path}: {error.strerror}.") from error
 
 
 def blocks(
-    pieces: Pieces, encoding: str, progress: Callable[[int], object] = lambda n: None
+    pieces: ByteRanges, encoding: str, progress: Callable[[int], object] = lambda n: None
 ) -> Iterator[str]:
     """Yields decoded text in blocks of at most ``BLOCK`` bytes.
 
@@ -141,7 +141,7 @@ def blocks(
             progress(len(raw))
 
 
-def _raw_blocks(piece: Piece) -> Iterator[bytes]:
+def _raw_blocks(piece: ByteRange) -> Iterator[bytes]:
     try:
         with piece.open() as file:
             for start in range(piece.first, piece.last, BLOCK):
@@ -169,7 +169,7 @@ def _count_characters(text: Text) -> int:
     )
 
 
-def _split_at(text: Text, character: int) -> tuple[Pieces, Pieces]:
+def _split_at(text: Text, character: int) -> tuple[ByteRanges, ByteRanges]:
     """Splits the training text before the character with this index."""
     for n, piece in enumerate(text.train):
         position = piece.first

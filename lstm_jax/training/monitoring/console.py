@@ -32,10 +32,12 @@ def say(text: str = "") -> None:
         with suppress(OSError, ValueError, AttributeError):  # so that Python can flush it at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        complain(f"warning: cannot write to standard output: {reason}. No more is written there.")
+        print_error(
+            f"warning: cannot write to standard output: {reason}. No more is written there."
+        )
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Writes a line to ``sys.stderr``, if that is possible. On a terminal its first word is red."""
     if sys.stderr is not None:
         word, colon, rest = text.partition(":")
@@ -55,7 +57,7 @@ def paint(text: str, color: str, stream: Any = None) -> str:
     return f"\033[{COLORS[color]}m{text}\033[0m"
 
 
-def leave(code: int) -> None:
+def exit_process(code: int) -> None:
     """Ends the process with an exit code.
 
     After a failed save, threads of Orbax may wait for each other for minutes. They are not waited for.

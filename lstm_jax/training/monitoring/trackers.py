@@ -17,11 +17,11 @@ def check_trackers(log: Log) -> None:
     Raises:
       ConfigError: if not, with how to install it.
     """
-    for field, wanted, package in (
+    for field, enabled, package in (
         ("log.tensorboard", log.tensorboard, "tensorboardX"),
         ("log.wandb", log.wandb is not None, "wandb"),
     ):
-        if wanted and importlib.util.find_spec(package) is None:
+        if enabled and importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"{field}: needs the package {package}, which is not installed: pip install {package}."
             )

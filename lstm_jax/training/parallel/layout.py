@@ -24,7 +24,7 @@ from lstm_jax.training.train_state import TrainState
 Tree = TypeVar("Tree")
 
 
-class Rule(NamedTuple):
+class ShardingRule(NamedTuple):
     """How parameters are split over devices.
 
     Attributes:
@@ -41,8 +41,10 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule(r"(^|\.)w_[xh]$", axes=(0,), gathered_by_layer=True),  # columns are the gates of units
-    Rule(""),
+    ShardingRule(
+        r"(^|\.)w_[xh]$", axes=(0,), gathered_by_layer=True
+    ),  # columns are the gates of units
+    ShardingRule(""),
 )
 """The first rule that matches a parameter applies. Vectors are never split."""
 
@@ -244,6 +246,6 @@ def with_shardings(shapes: Tree, shardings: Any) -> Tree:
     return jax.tree.map(described, shapes, shardings)
 
 
-def _rule(path: Any) -> Rule:
+def _rule(path: Any) -> ShardingRule:
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     return next(rule for rule in RULES if re.search(rule.pattern, name))

@@ -21,7 +21,7 @@ def start(mesh: Mesh) -> None:
     """
     if jax.distributed.is_initialized():
         return
-    if mesh.coordinator_address is None and not several(os.environ):
+    if mesh.coordinator_address is None and not is_multi_process(os.environ):
         return
     address = None if mesh.coordinator_address in (None, "auto") else mesh.coordinator_address
     try:
@@ -36,12 +36,12 @@ def start(mesh: Mesh) -> None:
         ) from error
 
 
-def several(environment: Mapping[str, str]) -> bool:
+def is_multi_process(environment: Mapping[str, str]) -> bool:
     """Whether this is plainly one of several processes, which jax can find by itself.
 
-    >>> several({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
+    >>> is_multi_process({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
     True
-    >>> several({"SLURM_NTASKS": "2"})                             # an allocation, without srun
+    >>> is_multi_process({"SLURM_NTASKS": "2"})                             # an allocation, without srun
     False
     """
     slurm = environment.get("SLURM_STEP_NODELIST") and environment.get("SLURM_PROCID")
@@ -58,7 +58,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def is_alone() -> bool:
+def is_single_process() -> bool:
     """Whether there is no other process."""
     return jax.process_count() == 1
 
@@ -70,5 +70,5 @@ def any_of(flag: bool) -> bool:
 
 def wait_for_all(name: str) -> None:
     """Until every process is here."""
-    if not is_alone():
+    if not is_single_process():
         multihost_utils.sync_global_devices(name)

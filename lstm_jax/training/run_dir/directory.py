@@ -173,14 +173,14 @@ class RunDir:
         self._append("samples.txt", samples.entry(step, text))
 
     def truncate(
-        self, step: int, evaluated: bool, repeats: bool, warn: Callable[[str], None]
+        self, step: int, evaluated: bool, reproducible: bool, warn: Callable[[str], None]
     ) -> None:
         """Drops metrics and samples after a step, from which the run is resumed.
 
         Args:
           step: The step.
           evaluated: Whether to keep the evaluation of this step. Otherwise it is repeated.
-          repeats: Whether training will give the same metrics and samples again. Otherwise they are
+          reproducible: Whether training will give the same metrics and samples again. Otherwise they are
             moved to ``metrics.jsonl.superseded`` and ``samples.txt.superseded``.
           warn: Called with a message if metrics.jsonl has invalid lines, which are moved aside.
         """
@@ -201,7 +201,7 @@ class RunDir:
 
         path, last = self.file("samples.txt"), step if evaluated else step - 1
         content = path.read_bytes() if path.exists() else b""
-        if not repeats:
+        if not reproducible:
             later = [line for line in valid if not is_kept(line)]
             self._append("metrics.jsonl.superseded", _lines(later))
             _, kept = samples.split(content, lambda at: at > last)

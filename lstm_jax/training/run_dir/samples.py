@@ -30,7 +30,7 @@ def entry(step: int, text: str) -> str:
     return f"{HEADING}{step}\n{escaped}\n\n"
 
 
-def split(content: bytes, wanted: Callable[[int], bool]) -> tuple[bytes, bytes]:
+def split(content: bytes, predicate: Callable[[int], bool]) -> tuple[bytes, bytes]:
     """Returns the text before the first heading, and the samples of the wanted steps.
 
     An incomplete last line, which an interrupted write leaves, is dropped.
@@ -39,5 +39,5 @@ def split(content: bytes, wanted: Callable[[int], bool]) -> tuple[bytes, bytes]:
     before, *rest = _ENTRY.split(content)
     entries = zip(rest[::2], rest[1::2], strict=True)
     heading = HEADING.encode()
-    samples = (heading + step + text for step, text in entries if wanted(int(step)))
+    samples = (heading + step + text for step, text in entries if predicate(int(step)))
     return before, b"".join(samples)

@@ -16,11 +16,16 @@ from typing import Any
 
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.exit_codes import CANNOT_RUN, FAILED, exit_code
-from lstm_jax.training.monitoring.console import leave
+from lstm_jax.training.monitoring.console import exit_process
 from lstm_jax.training.signals import received_signals
 
 CRASHED = 3
-STATUS = {0: "not finished", FAILED: "broke off", CANNOT_RUN: "cannot be run", CRASHED: "failed"}
+STATUS_BY_EXIT_CODE = {
+    0: "not finished",
+    FAILED: "broke off",
+    CANNOT_RUN: "cannot be run",
+    CRASHED: "failed",
+}
 """What the exit codes of a run mean, if it left no result."""
 
 
@@ -38,7 +43,7 @@ class Children:
 
     def __enter__(self) -> "Children":
         for number in received_signals():
-            self._before[number] = signal.signal(number, self._pass_on)
+            self._before[number] = signal.signal(number, self._forward_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,9 +62,9 @@ class Children:
         code, self._child = self._child.exitcode, None
         if self.stopped:
             return "stopped"
-        return STATUS.get(code, f"failed (exit code {code})")
+        return STATUS_BY_EXIT_CODE.get(code, f"failed (exit code {code})")
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _forward_signal(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
         if self._child is not None and self._child.pid is not None:
             with suppress(ProcessLookupError):
@@ -70,16 +75,16 @@ def _train(train: Callable[[Experiment], int], experiment: Experiment) -> None:
     """Trains in the child process, and ends it."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C on a terminal reaches the parent alone, which passes it on
-    threading.Thread(target=_follow_the_parent, daemon=True).start()
+    threading.Thread(target=_terminate_with_parent, daemon=True).start()
     try:
         code = exit_code(lambda: train(experiment))
     except Exception:
         traceback.print_exc()
         code = CRASHED
-    leave(code)
+    exit_process(code)
 
 
-def _follow_the_parent() -> None:
+def _terminate_with_parent() -> None:
     """A parent that was killed takes the run with it, or its successor would meet it in the folder."""
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -12,7 +12,7 @@ from lstm_jax.training.monitoring import console as output
 from lstm_jax.training.monitoring.clock import duration
 from lstm_jax.training.monitoring.plots import plot_sweep
 from lstm_jax.training.run_dir import RunDir
-from lstm_jax.training.sweeps.child import STATUS, Children
+from lstm_jax.training.sweeps.child import STATUS_BY_EXIT_CODE, Children
 
 TABLE, PLOT = "sweep.md", "sweep.png"
 
@@ -90,7 +90,7 @@ class Sweep:
             number = list(self.runs).index(run.name) + 1
             output.say(f"\n=== run {number}: {run.name}")
             ended = children.run(run.experiment)
-            run.same_data = ended == STATUS[0]
+            run.same_data = ended == STATUS_BY_EXIT_CODE[0]
             run.status = "complete" if run.result() is not None else ended
         self.write()
 

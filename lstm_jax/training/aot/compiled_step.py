@@ -34,7 +34,7 @@ class Memory(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class CompiledStep:
     """Facts about a training step that was compiled but not run.
 
     Attributes:
@@ -53,7 +53,7 @@ class Rehearsal:
     seconds: float
 
 
-def rehearse(experiment: Experiment, program: Program, batches: Batch | None) -> Rehearsal:
+def compile_step(experiment: Experiment, program: Program, batches: Batch | None) -> CompiledStep:
     """Compiles the training step for the program's devices."""
     started = time.monotonic()
     mesh = program.layout.mesh
@@ -67,7 +67,7 @@ def rehearse(experiment: Experiment, program: Program, batches: Batch | None) ->
         )
     model = experiment.model
     ran = recurrences(traced.jaxpr, device.platform, device.device_kind)
-    return Rehearsal(
+    return CompiledStep(
         memory=memory,
         flops=matmul_flops(traced.jaxpr) // experiment.train.steps_per_dispatch,
         backends=dict(zip(layer_names(model.num_layers, model.bidirectional), ran, strict=False)),
