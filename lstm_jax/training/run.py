@@ -302,7 +302,7 @@ class Run:
         if self.config.train.on_nan != "skip":
             skip = ", or resume with --train.on-nan skip"
         raise NotFiniteError(
-            f"loss {steps['loss'][bad]} and gradient norm {steps['gradient_norm'][bad]} at step {step:,}. "
-            f"{saved} Lower optimizer.learning_rate or optimizer.clip_norm, check the data of that step "
-            f"for NaN{skip}."
+            f"step {step:,}: the loss is {steps['loss'][bad]}, the gradient norm is "
+            f"{steps['gradient_norm'][bad]}. {saved} Lower optimizer.learning_rate or "
+            f"optimizer.clip_norm, check the data of that step for NaN{skip}."
         )

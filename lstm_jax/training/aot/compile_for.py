@@ -13,17 +13,19 @@ from lstm_jax.training.monitoring import console as output
 
 
 def compile_for(experiment: Experiment, tpu_slice: Slice) -> int:
-    """Compiles and reports in a new process, as some environment variables are read when jax is imported.
+    """Compiles the training step for a TPU slice and prints a report.
+
+    The compiler runs in a new process, because JAX reads some environment variables when it is imported.
 
     Returns:
-      The exit code: 0 if the program fits, 1 if not, 2 after an error that was written to stderr.
+      The exit code: 0 if the program fits into memory, 1 if it does not, 2 after a ``ConfigError``.
 
     Raises:
-      ConfigError: if libtpu is not installed.
+      ConfigError: If libtpu is not installed.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
-            "--compile-for needs libtpu, the compiler for TPUs (no TPU is needed): pip install "
+            "--compile-for requires libtpu, the compiler for TPUs (no TPU is required): pip install "
             "'lstm-jax[tpu-aot]'."
         )
     before = dict(os.environ)
@@ -40,7 +42,7 @@ def compile_for(experiment: Experiment, tpu_slice: Slice) -> int:
     code = child.exitcode or 0
     if code < 0:
         output.print_error(
-            f"error: the compiler was ended by signal {-code}. Signal 9 usually means that this machine "
+            f"error: the compiler was killed by signal {-code}. Signal 9 usually means that this machine "
             "ran out of memory."
         )
     return 1 if code < 0 else code
@@ -55,7 +57,7 @@ def _child(experiment: Experiment, tpu_slice: Slice) -> None:
 
 
 def _report(experiment: Experiment, tpu_slice: Slice) -> int:
-    """Compiles and prints. Returns 1 if the program does not fit."""
+    """Compiles and prints a report. Returns 1 if the program does not fit into memory."""
     from lstm_jax.training.aot.compiled_step import GIB, compile_step
     from lstm_jax.training.aot.report import memory_line, size_of, state_lines, step_lines
     from lstm_jax.training.data.outline import outline

@@ -1,4 +1,4 @@
-"""``--dry-run``: prints what would be trained. Writes nothing."""
+"""``--dry-run``: a report about an experiment, without training or writing."""
 
 import json
 
@@ -19,7 +19,7 @@ def dry_run(experiment: Experiment) -> None:
     """Prints the resolved experiment, its parameters, and the memory of a training step.
 
     Raises:
-      ConfigError: if it cannot be trained.
+      ConfigError: If the experiment, its data or its run directory is invalid.
     """
     dataset = make_dataset(experiment)
     program = make_program(experiment, dataset, jax.devices())

@@ -1,4 +1,4 @@
-"""Texts as byte ranges of files, read in blocks, so that a text of any size can be read."""
+"""Texts as byte ranges of files, which are read in blocks to save memory."""
 
 import codecs
 import io
@@ -11,14 +11,14 @@ import numpy as np
 from lstm_jax.training.config import ConfigError
 
 ONE_IN = 10
-"""One character in ten is used for validation if a text has no validation set."""
+"""If a text has no validation set, one in ``ONE_IN`` characters is used for validation."""
 BLOCK = 1 << 22
-"""Number of bytes that are read at a time."""
+"""Block size in bytes for reading."""
 
 
 @dataclass(frozen=True)
 class ByteRange:
-    """Bytes ``first`` to ``last`` of a file, or of bytes in memory."""
+    """Bytes ``first`` to ``last - 1`` of a file or of a bytes object."""
 
     source: Path | bytes
     first: int
@@ -41,12 +41,12 @@ ByteRanges = tuple[ByteRange, ...]
 
 @dataclass(frozen=True)
 class Text:
-    """A text that has not been read yet.
+    """A text with training, validation and test parts, given by byte ranges.
 
     Attributes:
       name: Name of the text in messages and summaries.
       train: Training text.
-      validation: Validation text. If it is empty, :meth:`split` takes the last tenth of ``train``.
+      validation: Validation text. If it is empty, :meth:`split` uses the last tenth of ``train``.
       test: Test text, may be empty.
       encoding: Encoding of the characters, utf-8 or latin-1.
     """
@@ -68,7 +68,7 @@ class Text:
         return sum(piece.size for part in self.parts for piece in part)
 
     def split(self) -> "Text":
-        """Returns the text with a validation set.
+        """Returns the text with a validation part, split off from ``train`` if necessary.
 
         Raises:
           ConfigError: If the text is too short.
@@ -126,7 +126,7 @@ def blocks(
       ConfigError: If a file cannot be read or decoded.
     """
     for piece in pieces:
-        decoder = codecs.getincrementaldecoder(encoding)()  # keeps characters cut by a block's end
+        decoder = codecs.getincrementaldecoder(encoding)()  # a block may end inside a character
         position = piece.first
         for raw in _raw_blocks(piece):
             position += len(raw)
@@ -154,7 +154,7 @@ def _raw_blocks(piece: ByteRange) -> Iterator[bytes]:
 
 
 def _is_first_byte(raw: bytes, encoding: str) -> np.ndarray:
-    """Returns True for each byte that starts a character."""
+    """Returns a mask that is True for each byte that starts a character."""
     array = np.frombuffer(raw, np.uint8)
     if encoding == "latin-1":
         return np.ones(len(array), bool)

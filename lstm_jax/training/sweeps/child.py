@@ -1,7 +1,7 @@
-"""A run in a process of its own.
+"""Runs of a sweep in child processes.
 
-A run that is killed for its memory, crashes in a compiler or diverges does not affect the next one, which
-starts with a clean device. The process that starts them touches no device.
+A run that runs out of memory, crashes or diverges does not affect the next run, which starts in a new
+process. The parent process uses no device.
 """
 
 import multiprocessing
@@ -21,19 +21,19 @@ from lstm_jax.training.signals import received_signals
 
 CRASHED = 3
 STATUS_BY_EXIT_CODE = {
-    0: "not finished",
-    FAILED: "broke off",
+    0: "incomplete",
+    FAILED: "failed",
     CANNOT_RUN: "cannot be run",
-    CRASHED: "failed",
+    CRASHED: "crashed",
 }
-"""What the exit codes of a run mean, if it left no result."""
+"""Status of a run without result.json, by exit code."""
 
 
 class Children:
-    """Runs experiments one after the other, and passes signals on to the one that runs.
+    """Runs experiments in child processes, one at a time, and forwards signals to the current child.
 
     Attributes:
-      stopped: Whether a signal was received; no other run should start then.
+      stopped: Whether a signal was received, so that no further run should start.
     """
 
     def __init__(self, train: Callable[[Experiment], int]):
@@ -51,18 +51,18 @@ class Children:
             signal.signal(number, handler)
 
     def run(self, experiment: Experiment) -> str:
-        """Trains, and says how it ended, if it left no result."""
+        """Trains in a child process. Returns the status to use if the run has no result.json."""
         self._child = multiprocessing.get_context("spawn").Process(
             target=_train, args=(self.train, experiment)
         )
         self._child.start()
-        if self.stopped:  # the signal came before there was a child
+        if self.stopped:  # the signal arrived before the child started
             self._child.terminate()
         self._child.join()
         code, self._child = self._child.exitcode, None
         if self.stopped:
             return "stopped"
-        return STATUS_BY_EXIT_CODE.get(code, f"failed (exit code {code})")
+        return STATUS_BY_EXIT_CODE.get(code, f"crashed (exit code {code})")
 
     def _forward_signal(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True
@@ -72,9 +72,9 @@ class Children:
 
 
 def _train(train: Callable[[Experiment], int], experiment: Experiment) -> None:
-    """Trains in the child process, and ends it."""
+    """Trains in the child process and exits with an exit code."""
     if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)  # Ctrl-C on a terminal reaches the parent alone, which passes it on
+        os.setpgid(0, 0)  # Ctrl-C then reaches only the parent, which forwards it
     threading.Thread(target=_terminate_with_parent, daemon=True).start()
     try:
         code = exit_code(lambda: train(experiment))
@@ -85,7 +85,10 @@ def _train(train: Callable[[Experiment], int], experiment: Experiment) -> None:
 
 
 def _terminate_with_parent() -> None:
-    """A parent that was killed takes the run with it, or its successor would meet it in the folder."""
+    """Sends SIGTERM to this process when its parent ends.
+
+    Otherwise, a run whose parent was killed would keep its run directory locked.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
