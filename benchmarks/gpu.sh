@@ -1,23 +1,40 @@
 #!/usr/bin/env bash
-# The tables of benchmarks/README.md for an NVIDIA GPU: one JSON and one text a table in $1 (default: gpu/).
-# More arguments go to benchmarks.peers, for example: benchmarks/gpu.sh gpu --repeats 5
+# Measures this package on a GPU. Each command takes less than ten minutes. See docs/gpu.md.
+#
+#   benchmarks/gpu.sh check    every backend against float64 NumPy
+#   benchmarks/gpu.sh speed    microseconds per step, beside cuDNN, Flax and torch
+#   benchmarks/gpu.sh train    tokens/s of the trainer on the built-in text
+#   benchmarks/gpu.sh report   one line to paste into an issue, in about two minutes
+#   benchmarks/gpu.sh peers    beside other libraries at seven shapes, about 12 minutes
+#
+# More arguments go to the program, for example: benchmarks/gpu.sh speed --rounds 5
+# PYTHON names the interpreter (default: python3).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-out=${1:-gpu}
-shift || true
-mkdir -p "$out"
 python=${PYTHON:-python3}
-"$python" -c 'import jax; assert jax.default_backend() == "gpu", f"no GPU: {jax.devices()}"' || exit 1
+command=${1-}
+shift || true
 
-failed=0
-table() { # name, arguments
-  local name=$1
-  shift
-  printf '\n=== %s\n' "$name"
-  "$python" -m benchmarks.peers --json "$out/$name.json" "$@" | tee "$out/$name.txt" || failed=1
+peers() { # options of benchmarks.peers
+  local out failed=0 name options
+  "$python" -c 'import jax; assert jax.default_backend() == "gpu", f"no GPU: {jax.devices()}"' || return
+  out=$("$python" -c 'from benchmarks.gpu_record import default_directory as d; print(d())') || return
+  mkdir -p "$out"
+  for name in bfloat16 tf32 float32; do
+    case $name in
+      bfloat16) options="--dtype bfloat16" ;;
+      tf32) options="--tf32" ;;
+      float32) options="" ;;
+    esac
+    printf '\n=== %s\n' "$name"
+    # shellcheck disable=SC2086
+    "$python" -m benchmarks.peers $options --json "$out/$name.json" "$@" || failed=1
+  done
+  return "$failed"
 }
 
-table bfloat16 --dtype bfloat16 "$@"
-table tf32 --tf32 "$@"
-table float32 "$@"
-exit $failed
+case $command in
+  check | speed | train | report) exec "$python" -m benchmarks.gpu "$command" "$@" ;;
+  peers) peers "$@" ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' benchmarks/gpu.sh >&2; exit 2 ;;
+esac

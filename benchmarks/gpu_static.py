@@ -13,11 +13,13 @@ The table has one row per compiled program, for sequences of 128 steps whose fea
 hidden units:
 
 - ``jit``: ``jax.jit(lstm)``, and its loss and gradient with respect to the weights and the inputs.
-- ``vmap``: the same with ``jax.vmap`` over 4 inputs that share the weights.
+- ``graphs``: the same as ``jit`` with the compiler options that capture whole loops as CUDA graphs.
+- ``vmap``: the same as ``jit`` with ``jax.vmap`` over 4 inputs that share the weights.
 - ``trainer``: the training step of ``configs/char_lm.py``, on one GPU and on eight.
 
-"a + b" is the forward loop and the backward loop. Nothing is timed. Without a GPU XLA cannot autotune, so
-on a GPU it may choose other kernels for the matrix products.
+"a + b" is the forward loop and the backward loop. "host" is the number of loops whose iterations the host
+starts, without loops inside other loops: 0 if each is part of a CUDA graph. Nothing is timed.
+Without a GPU XLA cannot autotune, so on a GPU it may choose other kernels for the matrix products.
 """
 
 import argparse
@@ -38,6 +40,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.gpu_speed import LOOP_GRAPHS
 from lstm_jax import init_lstm, lstm
 from lstm_jax.training.aot.hlo import collectives
 
@@ -55,7 +58,7 @@ INSTALL = (
 )
 HEAD = (
     f"{'program':8} {'pass':18} {'T':>4} {'B':>3} {'H':>5}  {'dtype':9} {'launches per step':22} "
-    f"{'memcpys':8} {'dynamic':8} {'outside':>7} {'MiB':>7} {'compile s':>9}"
+    f"{'memcpys':8} {'dynamic':8} {'host':>4} {'outside':>7} {'MiB':>7} {'compile s':>9}"
 )
 
 
@@ -123,7 +126,13 @@ def devices(count: int = 1) -> list[Any]:
     return list(topology.devices)
 
 
-def measure_lstm(B: int, H: int, dtype: str, examples: int | None = None) -> Iterator[dict]:
+def measure_lstm(
+    B: int,
+    H: int,
+    dtype: str,
+    examples: int | None = None,
+    compiler_options: dict[str, str] | None = None,
+) -> Iterator[dict]:
     """Compiles ``lstm`` and its gradient.
 
     Args:
@@ -131,6 +140,7 @@ def measure_lstm(B: int, H: int, dtype: str, examples: int | None = None) -> Ite
       H: Hidden units, and features of the inputs.
       dtype: Dtype of the weights and the inputs.
       examples: Size of the leading axis of the inputs that ``jax.vmap`` maps. By default it is absent.
+      compiler_options: Options of XLA.
 
     Yields:
       A row of the table for the forward pass, then one for the forward and backward pass.
@@ -152,7 +162,7 @@ def measure_lstm(B: int, H: int, dtype: str, examples: int | None = None) -> Ite
     shape = {"T": T, "B": B, "H": H, "dtype": dtype}
     for name, function in (("forward", forward), ("forward + backward", gradient)):
         lower = lambda function=function: jax.jit(function).lower(params, xs)  # noqa: E731
-        yield {"pass": name} | shape | measure(lower, T)
+        yield {"pass": name} | shape | measure(lower, T, compiler_options)
 
 
 def measure_trainer(count: int = 1) -> dict:
@@ -173,26 +183,32 @@ def measure_trainer(count: int = 1) -> dict:
     return {"pass": name, "dtype": str(config.model.dtype)} | shape | counts
 
 
-def measure(lower: Callable[[], Any], steps: int) -> dict:
+def measure(
+    lower: Callable[[], Any], steps: int, compiler_options: dict[str, str] | None = None
+) -> dict:
     """Compiles a program and counts its launches.
 
     Args:
       lower: Returns the lowered program.
       steps: Time steps of its sequences.
+      compiler_options: Options of XLA.
 
     Returns:
       Launches per time step, each time loop in the order in which they run, launches outside these loops,
-      MiB of temporaries, and seconds to trace and compile.
+      the number of loops whose iterations the host starts, MiB of temporaries, and seconds to trace and
+      compile.
 
     Raises:
       RuntimeError: If XLA's output is not as expected.
     """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        compiled = lower().compile(compiler_options={"xla_dump_to": folder})
+        options = (compiler_options or {}) | {"xla_dump_to": folder}
+        compiled = lower().compile(compiler_options=options)
         seconds = time.monotonic() - start
         thunks = _only(folder, "*.thunk_sequence.txt")
         metadata = _only(folder, "*.thunk_metadata.txt")
+        with_graphs = _only(folder, "*.thunk_sequence_after_thunk_passes.txt")
     hlo = compiled.as_text()
     parsed = parse_loops(thunks, metadata)
     loops, outside = [], 0
@@ -207,6 +223,7 @@ def measure(lower: Callable[[], Any], steps: int) -> dict:
         "launches_per_step": sum(loop["launches"] / loop["steps"] for loop in loops),
         "loops": loops,
         "launches_outside": outside,
+        "host_loops": len(re.findall(r"^\d+: kWhile", with_graphs, re.MULTILINE)),
         "temporaries_mib": compiled.memory_analysis().temp_size_in_bytes / MIB,
         "compile_s": seconds,
         "collectives": [vars(collective) for collective in collectives(hlo)],
@@ -300,13 +317,16 @@ def _line(row: dict) -> str:
     memcpys, dynamic = (" + ".join(str(loop[c]) for loop in row["loops"]) for c in COUNTS[1:])
     return (
         f"{row['program']:8} {row['pass']:18} {row['T']:4} {row['B']:3} {row['H']:5}  "
-        f"{row['dtype']:9} {launches:22} {memcpys:8} {dynamic:8} {row['launches_outside']:7} "
-        f"{row['temporaries_mib']:7.1f} {row['compile_s']:9.1f}"
+        f"{row['dtype']:9} {launches:22} {memcpys:8} {dynamic:8} {row['host_loops']:4} "
+        f"{row['launches_outside']:7} {row['temporaries_mib']:7.1f} {row['compile_s']:9.1f}"
     )
 
 
 PROGRAMS: dict[str, Callable[[list[tuple[int, int, str]]], Iterator[dict]]] = {
     "jit": lambda shapes: (row for shape in shapes for row in measure_lstm(*shape)),
+    "graphs": lambda shapes: (
+        row for shape in shapes for row in measure_lstm(*shape, compiler_options=LOOP_GRAPHS)
+    ),
     "vmap": lambda shapes: (row for shape in shapes for row in measure_lstm(*shape, EXAMPLES)),
     "trainer": lambda _: (measure_trainer(count) for count in (1, 8)),
 }

@@ -7,7 +7,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,14 +162,25 @@ def compare(built: dict[str, Subject], tolerance: float) -> dict[str, float]:
     want = next(iter(results.values()))
     errors = {}
     for name, got in results.items():
-        each = {k: np.abs(got[k] - want[k]).max() / np.abs(want[k]).max() for k in want}
+        each = relative_errors(got, want)
         worst = max(each, key=lambda k: each[k])
-        if not each[worst] <= tolerance:  # NaN is an error too
+        if each[worst] > tolerance:
             raise ValueError(
                 f"{name} differs from {next(iter(results))} in {worst} by {each[worst]:.1e} of "
                 f"the largest value, more than {tolerance:.0e}: the weights are converted wrongly."
             )
-        errors[name] = float(each[worst])
+        errors[name] = each[worst]
+    return errors
+
+
+def relative_errors(
+    got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """The largest error of each array of ``want``, relative to its largest value. NaN gives infinity."""
+    errors = {}
+    for name, value in want.items():
+        error = float(np.abs(np.asarray(got[name], np.float64) - value).max() / np.abs(value).max())
+        errors[name] = float("inf") if np.isnan(error) else error
     return errors
 
 

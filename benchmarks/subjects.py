@@ -1,6 +1,6 @@
 """What is timed: a model compiled for a problem, with its results in one form, to be compared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,12 @@ class Subject:
     temp_bytes: dict[str, int | None]
 
 
-def in_jax(model: Model, problem: Problem, passes: tuple[str, ...]) -> Subject:
+def in_jax(
+    model: Model,
+    problem: Problem,
+    passes: tuple[str, ...],
+    compiler_options: Mapping[str, Any] | None = None,
+) -> Subject:
     """A model written in JAX."""
     params, xs, cotangent = arrays(problem)
     weights = model.convert(params)
@@ -48,7 +53,9 @@ def in_jax(model: Model, problem: Problem, passes: tuple[str, ...]) -> Subject:
         FORWARD: (model.apply, (weights, xs)),
         BOTH: (jax.value_and_grad(loss, argnums=(0, 1)), (weights, xs, cotangent)),
     }
-    compiled = {p: compile_(calls[p][0], *calls[p][1]) for p in passes}
+    compiled = {
+        p: compile_(calls[p][0], *calls[p][1], compiler_options=compiler_options) for p in passes
+    }
 
     def run(name: str) -> Any:
         return jax.block_until_ready(compiled[name].run(*calls[name][1]))

@@ -33,10 +33,15 @@ class Compiled(NamedTuple):
     temp_bytes: int | None
 
 
-def compile_(function: Callable[..., Any], *arguments: Any) -> Compiled:
+def compile_(
+    function: Callable[..., Any],
+    *arguments: Any,
+    compiler_options: Mapping[str, Any] | None = None,
+) -> Compiled:
     """``jax.jit`` of a function, compiled for these arguments."""
     begin = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
+    options = None if compiler_options is None else dict(compiler_options)
+    compiled = jax.jit(function).lower(*arguments).compile(options)
     seconds = time.perf_counter() - begin
     memory = compiled.memory_analysis()
     return Compiled(compiled, seconds, None if memory is None else memory.temp_size_in_bytes)

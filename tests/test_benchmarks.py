@@ -3,13 +3,29 @@
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
+import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import against, growth, models, overhead, peers
+from benchmarks import (
+    against,
+    gpu,
+    gpu_check,
+    gpu_record,
+    gpu_speed,
+    gpu_train,
+    growth,
+    models,
+    overhead,
+    peers,
+    subjects,
+)
+from benchmarks.problem import Problem
 
 STRICT = False  # other libraries promote
 pytestmark = pytest.mark.filterwarnings("ignore")  # and warn, of their own code
@@ -131,3 +147,163 @@ def test_this_checkout_beside_the_last_commit(capsys):
     against.main(["HEAD", "--shapes", "3,8,2,2", "--rounds", "1", "--vmap", "2"])
     rows = capsys.readouterr().out.splitlines()[1:]
     assert [row.split()[:2] for row in rows] == [["3,8,2,2", "forward"], ["3,8,2,2", "gradient"]]
+
+
+def gpu_run(*arguments):
+    """Runs a command of benchmarks.gpu on whatever device there is."""
+    return gpu.main([*arguments, "--any-device"])
+
+
+TINY_GPU = {
+    "check": "--shapes 6,3,4,8 --dtypes float32 --cases all --backends auto xla cpu cudnn",
+    "speed": "--shapes 5,2,3,4 --dtypes float32 --rounds 1 --rows auto 'auto + loop graphs' cudnn flax.nnx "
+    "'torch nn.LSTM'",
+    "train": "--dtypes float32 --steps 40",
+}
+
+
+@pytest.fixture
+def tiny_char_lm(monkeypatch):
+    """The experiment that is timed, with 8 hidden units on a short text."""
+    original = gpu_train.experiment
+
+    def experiment(dtype, steps):
+        config = original(dtype, steps)
+        return replace(
+            config,
+            model=replace(config.model, hidden_size=8, embedding_size=4),
+            data=replace(config.data, batch_size=4, sequence_length=8),
+        )
+
+    monkeypatch.setattr(gpu_train, "experiment", experiment)
+
+
+@pytest.mark.nightly  # 6 s
+def test_gpu_train_measures_the_trainer(tmp_path, tiny_char_lm, capsys):
+    assert gpu_run("train", *shlex.split(TINY_GPU["train"]), "--out", str(tmp_path)) == 0
+    (train,) = json.loads((tmp_path / "train.json").read_text())["rows"]
+    assert train["status"] == "ok"
+    assert train["tokens_per_second"] > 0
+    assert train["eval_loss"] > 0
+    capsys.readouterr()
+    assert gpu.main(["report", str(tmp_path)]) == 0
+    assert re.search(r"train: float32 [\d,]+ tokens/s$", capsys.readouterr().out.strip())
+
+
+def test_gpu_results_are_written_and_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)  # its import raises ImportError
+    for command in ("check", "speed"):
+        options = shlex.split(TINY_GPU[command])
+        assert gpu_run(command, *options, "--out", str(tmp_path)) == 0
+    results = {
+        name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("check", "speed")
+    }
+    for name, result in results.items():
+        assert result["command"] == name
+        assert {"time", "commit", "xla_flags", "settings"} < set(result)
+        assert {"device", "driver", "platform", "runtime", "cpu"} < set(result["machine"])
+        assert result["versions"]["jax"] == jax.__version__
+        assert {"jax-cuda12-plugin", "jax-cuda13-plugin"} < set(result["versions"])
+
+    check = {row["backend"]: row for row in results["check"]["rows"]}
+    for backend in ("auto", "xla", "cpu"):
+        row = check[backend]
+        assert row["status"] == "ok"
+        assert set(row["errors"]) == {"hs", "C_T", "h_T"} | {
+            f"d {name}" for name in ("w_x", "w_h", "bias", "xs", "C", "h")
+        }
+        assert row["error"] == max(row["errors"].values())
+    assert check["cudnn"]["status"].startswith("refused: ")
+
+    speed = {row["row"]: row for row in results["speed"]["rows"]}
+    assert speed["torch nn.LSTM"]["status"] == "not installed"
+    assert speed["cudnn"]["status"].startswith("refused: ")
+    for name in set(speed) - {"torch nn.LSTM", "cudnn"}:
+        for times in (speed[name]["forward"], speed[name]["forward + backward"]):
+            assert times["min_us_per_step"] == pytest.approx(1e3 * times["samples_ms"][0] / 5)
+            assert times["compile_s"] > 0
+
+    capsys.readouterr()
+    assert gpu.main(["report", str(tmp_path)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    parts = line.split(" | ")
+    assert parts[0].startswith(jax.devices()[0].device_kind)
+    assert f"jax {jax.__version__}" in parts[1]
+    assert parts[2] == f"commit {results['check']['commit']}"
+    assert "auto ok" in parts[3]
+    assert "torch nn.LSTM not installed" in parts[4]
+
+
+def test_gpu_report_measures_and_prints_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "SHORT", {c: f"{TINY_GPU[c]} --minutes 0" for c in TINY_GPU})
+    assert gpu_run("report") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.count(" | ") == 5
+    assert "auto not run" in line
+
+
+def test_the_gpu_trainer_without_its_extra_is_a_row(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "lstm_jax.training.config", None)
+    monkeypatch.delitem(sys.modules, "configs.char_lm", raising=False)
+    assert gpu_run("train", "--out", str(tmp_path)) == 0
+    assert capsys.readouterr().out.count("not installed") == len(gpu_train.DTYPES)
+
+
+def test_gpu_commands_need_a_gpu(tmp_path, capsys):
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is a GPU")
+    assert gpu.main(["check", "--out", str(tmp_path)]) == 2
+    assert "Expected a GPU" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_gpu_check_finds_wrong_results(monkeypatch):
+    arrays = gpu_check.make_arrays((6, 3, 4, 8), "float32")
+    want = gpu_check.reference(arrays)
+    assert gpu_check.compare(arrays, want, "scan", 2e-5)["status"] == "ok"
+    for name in want:
+        wrong = want | {name: 1.01 * want[name]}
+        status = gpu_check.compare(arrays, wrong, "scan", 2e-5)["status"]
+        assert status.startswith(f"wrong: the error of {name} is 9.9e-03")
+
+
+def test_a_wrong_row_of_gpu_speed_is_not_timed(monkeypatch):
+    def build(problem, passes):
+        return subjects.in_jax(models.ours(problem, reverse=True), problem, passes)
+
+    monkeypatch.setitem(gpu_speed.ROWS, "flax.nnx", build)
+    rows = gpu_speed.measure(Problem(5, 2, 3, 4), ["auto", "flax.nnx"], 1, 1e-4)
+    assert rows["auto"]["status"] == "ok"
+    assert rows["flax.nnx"]["status"].startswith("wrong: ")
+    assert "forward" not in rows["flax.nnx"]
+
+
+@pytest.mark.parametrize("command", ["check", "speed", "train", "report", None])
+def test_gpu_help_fits_80_columns(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        gpu.main([command, "--help"] if command else ["--help"])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("backend", ["auto", "scan", "xla"])
+@pytest.mark.parametrize("case", gpu_check.CASES)
+def test_the_checked_programs_lower_for_gpus(backend, case):
+    arrays = gpu_check.make_arrays((20, 3, 4, 8), "bfloat16", **gpu_check.CASES[case])
+    operands = arrays["params"], arrays["state"], arrays["xs"]
+    gradient = jax.grad(gpu_check.loss(arrays, backend), argnums=(0, 1, 2))
+    for function in (gpu_check.layer(arrays, backend), gradient):
+        for platform in ("cuda", "rocm"):
+            lowered = jax.jit(function).trace(*operands).lower(lowering_platforms=(platform,))
+            assert "custom_call" not in lowered.as_text()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_kernels_of_other_platforms_are_refused_for_cuda(backend):
+    arrays = gpu_check.make_arrays((6, 8, 128, 128), "float32")
+    operands = arrays["params"], arrays["state"], arrays["xs"]
+    traced = jax.jit(gpu_check.layer(arrays, backend)).trace(*operands)
+    with pytest.raises(ValueError, match="cuda") as error:
+        traced.lower(lowering_platforms=("cuda",))
+    assert gpu_record.status_of(error.value).startswith("refused: ")

@@ -45,6 +45,15 @@ def rows(tmp_path_factory):
     return run(tmp_path_factory.mktemp("gpu_static"), *options)
 
 
+def test_loop_graphs_leave_no_loop_to_the_host(rows, tmp_path):
+    """The rows "loop graphs" of ``benchmarks.gpu speed`` measure what they say."""
+    options = ["--sizes", "64,512", "--dtypes", "bfloat16", "--programs", "graphs"]
+    graphs = run(tmp_path, *options)
+    for name, loops in LOOPS.items():
+        assert rows[name]["host_loops"] == loops
+        assert graphs[name]["host_loops"] == 0
+
+
 def test_a_training_step_on_eight_gpus_adds_up_gradients_once(tmp_path):
     """Outside of the loops over time, and nothing else is sent."""
     rows = run(tmp_path, "--programs", "trainer")

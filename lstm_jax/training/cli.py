@@ -23,7 +23,7 @@ from lstm_jax.training.config import (
 from lstm_jax.training.config.overrides import apply, check_names, check_space, folder_name, grid
 from lstm_jax.training.errors import did_you_mean
 from lstm_jax.training.exit_codes import exit_code
-from lstm_jax.training.monitoring.console import has_failed, say
+from lstm_jax.training.monitoring.console import has_failed, print_error, say
 
 PROG = "python train.py"
 COMMANDS = {
@@ -284,5 +284,8 @@ def generate(args: Sequence[str]) -> int:
         raise ConfigError(
             f"RUN must be a run of the task 'text', got {run} of the task {trained.config.data.task!r}."
         )
+    if unknown := trained.vocabulary.unknown(sample.prompt):
+        names = ", ".join(map(repr, unknown))
+        print_error(f"warning: not in the vocabulary, and read as an unknown token: {names}")
     say(generate(trained.graphdef, trained.params, trained.vocabulary, sample))
     return int(has_failed())

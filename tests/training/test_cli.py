@@ -79,12 +79,15 @@ def run(tmp_path_factory):
 
 def test_a_small_run_prints_progress_baselines_figures_and_a_sample(run):
     lines = run[1].splitlines()
-    assert lines[0] == "quickstart: text.txt"
-    assert lines[1] == "2,025 characters for training, 225 for validation, vocabulary of 29"
-    assert any("step      10  loss" in line and "gradient norm" in line for line in lines)
-    held_out = [line for line in lines if "held out: model" in line]
-    assert len(held_out) == 3
-    assert all("unigram baseline" in line and "5-gram baseline" in line for line in held_out)
+    assert lines[:3] == [
+        "quickstart: task text, 20 steps",
+        "data     text.txt",
+        "         2,025 characters for training, 225 for validation, vocabulary of 29",
+    ]
+    assert any(line.startswith("step 10/20  loss") and "grad_norm" in line for line in lines)
+    evaluations = [line for line in lines if "  eval  loss" in line]
+    assert len(evaluations) == 3
+    assert all("unigram baseline" in line and "5-gram baseline" in line for line in evaluations)
     assert "Sample from the best model" in run[1]
 
 
@@ -92,6 +95,11 @@ def test_evaluate_prints_the_figures_of_the_run(run):
     result = train("evaluate", str(run[0]))
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() in run[1]
+
+
+def test_generate_warns_of_tokens_that_the_model_does_not_know(run, capsys):
+    assert exit_code("generate", str(run[0]), "--prompt", "the \u20ac\u00df", "--length", "3") == 0
+    assert "'\u20ac', '\u00df'" in capsys.readouterr().err
 
 
 def test_generate_follows_its_flags(run, capsys):

@@ -295,7 +295,7 @@ def test_load_gives_the_model_back(tmp_path, text):
     ids = saved.vocabulary.encode("the quick")
     _, logits = saved.model(ids[:, None])
     assert logits.shape == (9, 1, len(saved.vocabulary))
-    assert "best, of step" in next(iter(evaluate(experiment.run_dir)))
+    assert "best checkpoint: step" in next(iter(evaluate(experiment.run_dir)))
 
 
 def test_a_test_part_is_reported_with_the_best_parameters(tmp_path, capsys):
@@ -306,7 +306,7 @@ def test_a_test_part_is_reported_with_the_best_parameters(tmp_path, capsys):
     experiment = small(tmp_path, data=Data(task="arrays", path=path, batch_size=4))
     figures = fit(experiment)
     assert 0 <= figures["test/accuracy"] <= 1
-    assert "test: model" in capsys.readouterr().out
+    assert "  test  " in capsys.readouterr().out
     assert len(list(evaluate(experiment.run_dir))) == 2
 
 

@@ -433,7 +433,9 @@ def test_a_complete_run_is_not_changed(tmp_path, text, capsys):
     capsys.readouterr()
     for again in (run, shown):
         assert fit(again) == result
-        assert re.search(rf"{run.run_dir} is complete: best step \d+", capsys.readouterr().out)
+        assert re.search(
+            rf"{run.run_dir} is complete\. Best checkpoint: step \d+", capsys.readouterr().out
+        )
     assert before == {
         p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.run_dir.rglob("*") if p.is_file()
     }

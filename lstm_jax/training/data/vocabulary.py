@@ -76,6 +76,14 @@ class Vocabulary:
         symbols = split(text, self.unit)
         return np.fromiter(map(self._ids.get, symbols, repeat(0)), np.int32)
 
+    def unknown(self, text: str) -> list[str]:
+        """Returns the tokens of a text that are not in the vocabulary.
+
+        >>> Vocabulary.of("abba").unknown("abc")
+        ['c']
+        """
+        return [token for token in dict.fromkeys(split(text, self.unit)) if token not in self._ids]
+
     def decode(self, ids: ArrayLike) -> str:
         """Decodes token ids to a text. Words are joined with spaces."""
         return self.join(self.symbols[n] for n in np.asarray(ids))

@@ -73,7 +73,7 @@ def test_any_stdout_will_do(command, tmp_path, case):
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "run" / "result.json").exists()
     if before != NONE:
-        assert "best, of step 20" in done.stdout
+        assert "best checkpoint: step 20  eval" in done.stdout
     if encoding != "utf-8":
         assert r"\u65e5\u672c" in done.stdout
         generated = command("generate", tmp_path / "run", PYTHONIOENCODING=encoding)

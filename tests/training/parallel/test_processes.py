@@ -100,7 +100,7 @@ def test_two_processes_train_save_and_resume_as_one_with_two_devices(tmp_path, c
     together(config, "--workdir", two, "--train.steps", 4)
     first, second = together(config, "--workdir", two)
     assert "resuming from step 4" in first
-    assert "best, of step 8" in first
+    assert "best checkpoint: step 8  eval" in first
     assert "step" not in second  # one speaks
     got, want = figures(two), figures(one)
     assert [line["step"] for line in got] == [2, 4, 4, 6, 8, 8]
