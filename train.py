@@ -10,7 +10,7 @@ from pathlib import Path
 
 try:
     from lstm_jax.training.cli import main
-    from lstm_jax.training.monitoring.console import leave
+    from lstm_jax.training.monitoring.console import exit_process
 except ModuleNotFoundError as error:
     print(
         f"error: {error.name} is not installed for {sys.executable}; run pip install -e '.[train]', "
@@ -20,4 +20,6 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:], default_config=Path(__file__).parent / "configs" / "quickstart.py"))
+    exit_process(
+        main(sys.argv[1:], default_config=Path(__file__).parent / "configs" / "quickstart.py")
+    )

@@ -1,4 +1,4 @@
-"""The trainer behind ``train.py``, and as a library."""
+"""The trainer: the implementation of ``train.py``, and a library with :func:`fit` and :func:`load`."""
 
 from importlib import import_module
 from typing import Any

@@ -1,6 +1,6 @@
 """The command line: ``train``, ``evaluate`` and ``generate``.
 
-The arguments are validated before Flax, Optax and Orbax are imported, which takes seconds.
+Arguments are validated before Flax, Optax and Orbax are imported, because the import takes seconds.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from lstm_jax.training.config import (
 from lstm_jax.training.config.overrides import apply, check_names, check_space, folder_name, grid
 from lstm_jax.training.errors import did_you_mean
 from lstm_jax.training.exit_codes import exit_code
-from lstm_jax.training.monitoring.console import complain, has_failed, say
+from lstm_jax.training.monitoring.console import has_failed, print_error, say
 
 PROG = "python train.py"
 COMMANDS = {
@@ -35,7 +35,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Action:
-    """Flags of ``train`` that are no fields of the experiment. By default it trains once."""
+    """Flags of ``train`` that are not fields of the experiment. Without them, the model is trained once."""
 
     sweep: Annotated[
         tyro.conf.FlagCreatePairsOff[bool],
@@ -91,8 +91,8 @@ class Request:
 
     Attributes:
       file: The config file.
-      experiment: The experiment of the file with the overrides of the command line.
-      action: What to do with it.
+      experiment: The experiment of the config file with the command-line flags applied.
+      action: The action flags.
     """
 
     file: ConfigFile
@@ -104,9 +104,9 @@ def main(argv: Sequence[str], default_config: Path) -> int:
     """Runs a command: ``[train] [CONFIG.py] [--field.name VALUE ...]``, ``evaluate RUN``, ``generate RUN``.
 
     Returns:
-      The exit code: 0, also if a signal stopped training; 1 if a command fails, a run of several fails,
-      or a program does not fit; 2 if a command cannot be run; 130 after a second Ctrl-C. The reason is
-      written to stderr.
+      The exit code: 0 for success, or if a signal stopped training; 1 if the command or a run of a sweep
+      fails, or a program does not fit into memory; 2 for invalid arguments; 130 after a second Ctrl-C.
+      Error messages are written to stderr.
     """
     return exit_code(lambda: _run(argv, default_config))
 
@@ -132,7 +132,7 @@ def _run(argv: Sequence[str], default_config: Path) -> int:
 
 
 def parse(argv: Sequence[str], default_config: Path) -> Request:
-    """Returns the arguments of ``train``. Exits after ``--help``, and if a flag is misspelled."""
+    """Parses the arguments of ``train``. Exits after ``--help``, and if a flag is misspelled."""
     args = list(argv)
     path = Path(args.pop(0)) if args and not args[0].startswith("-") else default_config
     if path.suffix != ".py" and not path.is_file():
@@ -158,9 +158,9 @@ def parse(argv: Sequence[str], default_config: Path) -> Request:
 
 
 def _description(path: Path) -> str:
-    """Returns the head of the help of ``train``."""
+    """Returns the first paragraphs of the help of ``train``."""
     absolute, here = path.resolve(), Path.cwd()
-    shown = absolute.relative_to(here) if absolute.is_relative_to(here) else path
+    config = absolute.relative_to(here) if absolute.is_relative_to(here) else path
     # tyro keeps a line break only at a blank line and before an indented line.
     return "\n".join(
         [
@@ -169,7 +169,7 @@ def _description(path: Path) -> str:
             "Commands:",
             *(f"  {line}" for line in COMMANDS.values()),
             "",
-            f"Defaults below are those of {shown}.",
+            f"Defaults below are those of {config}.",
         ]
     )
 
@@ -183,7 +183,7 @@ def train(experiment: Experiment) -> int:
 
 
 def compile_for(experiment: Experiment, name: str) -> int:
-    """Compiles a training step for a TPU slice. Returns 1 if it does not fit."""
+    """Compiles a training step for a TPU slice. Returns 1 if the step does not fit into memory."""
     from lstm_jax.training.aot.compile_for import compile_for
     from lstm_jax.training.aot.slices import Slice
 
@@ -191,7 +191,7 @@ def compile_for(experiment: Experiment, name: str) -> int:
 
 
 def dry_run(experiment: Experiment) -> int:
-    """Prints what would be trained."""
+    """Prints the experiment, its parameters and the memory of a training step."""
     from lstm_jax.training.aot.dry_run import dry_run
 
     dry_run(experiment)
@@ -199,7 +199,7 @@ def dry_run(experiment: Experiment) -> int:
 
 
 def sweep(request: Request) -> int:
-    """Trains every point of the config file's ``sweep``. Returns 1 if a run failed."""
+    """Trains every run of the config file's ``sweep``. Returns 1 if a run failed."""
     if request.file.sweep is None:
         raise ConfigError(
             f"--sweep needs a sweep in {request.file.path}, such as sweep = "
@@ -225,7 +225,7 @@ def sweep(request: Request) -> int:
 
 
 def search(request: Request, trials: int) -> int:
-    """Trains points of the config file's ``search`` that Optuna chooses. Returns 1 if a run failed."""
+    """Trains runs that Optuna samples from the config file's ``search``. Returns 1 if a run failed."""
     if request.file.search is None:
         raise ConfigError(
             f"--search needs a search in {request.file.path}, such as search = "
@@ -279,13 +279,13 @@ def generate(args: Sequence[str]) -> int:
     run, sample = tyro.cli(command, prog=f"{PROG} generate", args=list(args))
     from lstm_jax.training.inference import generate, load
 
-    saved = load(run)
-    if saved.vocabulary is None:
+    trained = load(run)
+    if trained.vocabulary is None:
         raise ConfigError(
-            f"RUN must be a run of the task 'text', got {run} of the task {saved.config.data.task!r}."
+            f"RUN must be a run of the task 'text', got {run} of the task {trained.config.data.task!r}."
         )
-    if unknown := saved.vocabulary.unknown(sample.prompt):
+    if unknown := trained.vocabulary.unknown(sample.prompt):
         names = ", ".join(map(repr, unknown))
-        complain(f"warning: not in the vocabulary, and read as an unknown token: {names}")
-    say(generate(saved.graphdef, saved.params, saved.vocabulary, sample))
+        print_error(f"warning: not in the vocabulary, and read as an unknown token: {names}")
+    say(generate(trained.graphdef, trained.params, trained.vocabulary, sample))
     return int(has_failed())

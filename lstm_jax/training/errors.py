@@ -5,19 +5,19 @@ from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-    """An experiment or a command that cannot be run. The message says why, and how to fix it."""
+    """Error in a config, an argument or the data. The message says what is wrong and how to fix it."""
 
 
 class RunError(RuntimeError):
-    """Training cannot continue. The message says why, what is left, and how to fix it."""
+    """Error after which training cannot continue. The message has the reason and the fix."""
 
 
 class NotFiniteError(RunError):
-    """Training has diverged, and there is nothing worth saving."""
+    """Error for a loss, a gradient or a parameter that is not finite. Nothing is saved."""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns a question with the name that was probably meant, or an empty string.
+    """Returns a suggestion with the most similar name, or an empty string.
 
     >>> did_you_mean("hiden_size", ["cell", "hidden_size"])
     ' Did you mean hidden_size?'

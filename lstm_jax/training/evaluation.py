@@ -1,4 +1,4 @@
-"""The evaluation of a model on the validation and test data of its dataset."""
+"""Evaluation of a model on the validation and test sets of a dataset."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,16 +18,16 @@ from lstm_jax.training.parallel.layout import Layout
 
 Evaluate = Callable[..., dict[str, float] | None]
 BATCHES_PER_CALL = 16
-"""Evaluation batches in one call of the compiled function. Between calls a signal can stop it."""
+"""Evaluation batches per call of the compiled function. A signal can stop the evaluation between calls."""
 
 
 class Split(NamedTuple):
-    """A part of a dataset that is evaluated.
+    """The validation or the test set of a dataset.
 
     Attributes:
-      name: ``eval`` or ``test``; the prefix of its metrics.
-      batches: ``[N, T, B, ...]``.
-      baselines: Metrics of simple methods.
+      name: ``eval`` or ``test``, the prefix of metric names.
+      batches: Batches ``[N, T, B, ...]``.
+      baselines: Values of the main metric for predictors without a network, by name.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Split(NamedTuple):
 
 
 def splits(dataset: Dataset) -> list[Split]:
-    """Returns the validation data, and the test data if there is some."""
+    """Returns the validation set and, if the dataset has one, the test set."""
     found = [Split("eval", dataset.eval, dataset.baselines)]
     if dataset.test is not None:
         found.append(Split("test", dataset.test, dataset.test_baselines))
@@ -44,10 +44,11 @@ def splits(dataset: Dataset) -> list[Split]:
 
 
 def make_evaluate(graphdef: Any, dataset: Dataset, loss: Loss, layout: Layout) -> Evaluate:
-    """Returns ``(params, batches [N, ...], should_stop=lambda: False) -> sums``.
+    """Returns a function ``(params, batches [N, ...], should_stop=lambda: False) -> sums``.
 
-    The sums are those of loss, weight, correct and scored predictions. The batches are read a few at
-    a time; once ``should_stop()`` is true, no more are read and the result is None.
+    ``sums`` maps ``loss`` and ``weight``, and ``correct`` and ``scored`` for classification, to their sums
+    over all predictions. The function evaluates ``BATCHES_PER_CALL`` batches at a time. It returns None
+    as soon as ``should_stop()`` is true.
     """
 
     def run(model: Any, carry: Carry | None, batch: Batch) -> tuple[Carry, dict[str, jax.Array]]:
@@ -97,7 +98,7 @@ def make_evaluate(graphdef: Any, dataset: Dataset, loss: Loss, layout: Layout) -
 
 
 def eval_metrics(sums: dict[str, float], dataset: Dataset, split: str) -> dict[str, float]:
-    """Returns the metrics ``split/...`` of what :func:`make_evaluate` summed up."""
+    """Returns the metrics ``split/...``, computed from the sums of :func:`make_evaluate`."""
     loss = sums["loss"] / sums["weight"]
     metrics = {f"{split}/loss": loss}
     accuracy = float("nan")
@@ -107,5 +108,5 @@ def eval_metrics(sums: dict[str, float], dataset: Dataset, split: str) -> dict[s
 
 
 def describe(metrics: dict[str, float], dataset: Dataset, split: Split) -> str:
-    """Returns the name of a split with its metrics and baselines."""
+    """Formats the metrics and baselines of a split."""
     return f"{split.name:<4}  {values(metrics, dataset.metric, split.name, split.baselines)}"

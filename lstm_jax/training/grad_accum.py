@@ -1,4 +1,4 @@
-"""Gradient accumulation: a batch in parts, one after the other, for the memory of one part."""
+"""Gradient accumulation: processes a batch in parts to save memory."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,13 +10,13 @@ from lstm_jax.training.data.batch import Batch
 
 
 class Part(NamedTuple):
-    """What one pass reads besides the parameters and the carry.
+    """Inputs of one forward and backward pass: a batch, or a part of a batch.
 
     Attributes:
-      batch: The sequences of the part.
-      resets: ``[T, B]``, True where a sequence starts from zeros, or None.
+      batch: The sequences.
+      resets: ``[T, B]``, True where a sequence starts from a zero state. None for no resets.
       key: Key for dropout.
-      weight: Sum of the weights of the whole batch.
+      weight: Sum of the weights of the whole batch, the divisor of the loss.
     """
 
     batch: Batch
@@ -28,10 +28,10 @@ class Part(NamedTuple):
 def accumulate(
     gradient_of: Callable[[Any, Part], tuple[Any, tuple[Any, Any]]], carry: Any, whole: Part, n: int
 ) -> tuple[Any, tuple[Any, Any]]:
-    """Returns ``gradient_of(carry, part)`` summed over n parts: ``(gradient, (carry, sums))``.
+    """Returns ``(gradient, (carry, sums))``, summed over the n parts of a batch.
 
-    Part k has every n-th sequence, starting with k, so that each device splits its own sequences.
-    The result is the gradient of the whole batch, but for dropout, which draws a key for each part.
+    Part k holds sequences k, k + n, k + 2n, ..., so that the parts need no communication between devices.
+    Without dropout, the result is the gradient of the whole batch. Dropout has a key for each part.
     """
     if n == 1:
         return gradient_of(carry, whole)
@@ -55,7 +55,7 @@ def accumulate(
 
     parts = (jnp.arange(n), (batch, resets, carries))
     first, rest = jax.tree.map(lambda a: a[0], parts), jax.tree.map(lambda a: a[1:], parts)
-    gradient, (carry, sums) = run(*first)  # gives the sums their dtypes and shardings
+    gradient, (carry, sums) = run(*first)  # the carry of the scan needs dtypes and shardings
     (gradient, sums), carries = jax.lax.scan(body, (gradient, sums), rest)
     carries = jax.tree.map(lambda a, b: _merge(jnp.concatenate([a[None], b])), carry, carries)
     return gradient, (carries, sums)

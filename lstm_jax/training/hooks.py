@@ -1,4 +1,4 @@
-"""What happens besides training: console, samples, plots, trackers, profiles, early stopping."""
+"""The default hooks: console output, samples, plots, trackers, profiles and early stopping."""
 
 # ruff: noqa: D102 (the base class documents the methods)
 import time
@@ -24,9 +24,9 @@ from lstm_jax.training.run import IN_FLIGHT, Hook, Run
 
 
 def default_hooks(config: Experiment) -> list[Hook]:
-    """Returns the hooks of an experiment.
+    """Returns the hooks that an experiment has by default.
 
-    >>> hooks = [*default_hooks(Experiment()), Hook()]      # all of them, and one more
+    >>> hooks = [*default_hooks(Experiment()), Hook()]      # the default hooks and another hook
     """
     return [
         Samples(),
@@ -39,9 +39,9 @@ def default_hooks(config: Experiment) -> list[Hook]:
 
 
 class Console(Hook):
-    """Prints metrics, and a progress bar on a terminal.
+    """Prints metrics, and shows a progress bar on a terminal.
 
-    Between two logs, a line or the bar shows at least every ``seconds`` that training goes on.
+    Without a terminal, a line is printed at least every ``seconds``, also between two logs.
     """
 
     def __init__(self, seconds: float = 10.0):
@@ -91,7 +91,7 @@ class Console(Hook):
 
 
 def header(run: Run) -> list[str]:
-    """Returns lines about the data, the model, the devices and the backend of the LSTM layers."""
+    """Returns the first lines of output: data, model, devices and the backend of the LSTM layers."""
     size = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
     layout, steps = run.program.layout, run.config.train.steps
     device = layout.mesh.devices.flat[0]
@@ -110,7 +110,7 @@ def header(run: Run) -> list[str]:
 
 
 def _backends(run: Run) -> str:
-    """Returns the backends of the LSTM layers on the devices of a run."""
+    """Returns the names of the LSTM layers' backends, each with the reason if it is not a kernel."""
     device = run.program.layout.mesh.devices.flat[0]
     traced = trace(run.program, shapes_of(run.dataset, run.config))
     found = dict.fromkeys(recurrences(traced.jaxpr, device.platform, device.device_kind))
@@ -119,7 +119,7 @@ def _backends(run: Run) -> str:
 
 
 class Samples(Hook):
-    """Writes a text of a language model to samples.txt at each evaluation, and prints the best model's."""
+    """Writes a sample of a language model to samples.txt at each evaluation. Prints one at the end."""
 
     def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
         if (text := _sample(run, run.state.params)) is not None:
@@ -127,7 +127,7 @@ class Samples(Hook):
 
     def on_finish(self, run: Run, params: Any, metrics: dict[str, float]) -> None:
         if (text := _sample(run, params)) is not None:
-            run.say(f"\na sample of the best model:\n\n{text}\n")
+            run.say(f"\nSample from the best model:\n\n{text}\n")
 
 
 class Curves(Hook):
@@ -141,7 +141,7 @@ class Curves(Hook):
 
 
 class Trackers(Hook):
-    """Sends all metrics to TensorBoard and Weights & Biases, if ``log`` asks for it."""
+    """Sends all metrics to TensorBoard and Weights & Biases, if they are enabled in ``config.log``."""
 
     def __init__(self) -> None:
         self.trackers: list[Tracker] = []
@@ -166,10 +166,10 @@ class Trackers(Hook):
 
 
 class Profile(Hook):
-    """Writes a profile of some steps into the run directory, for xprof.
+    """Writes a profile for xprof into the run directory.
 
     Args:
-      steps: Numbers of the first and the last step, or None.
+      steps: First and last step to profile, from 1. None disables the hook.
     """
 
     def __init__(self, steps: tuple[int, int] | None):
@@ -189,7 +189,7 @@ class EarlyStopping(Hook):
     """Ends training after ``patience`` evaluations without a lower validation loss.
 
     Args:
-      patience: Number of evaluations, or None.
+      patience: Number of evaluations. None disables the hook.
     """
 
     def __init__(self, patience: int | None):
@@ -207,14 +207,14 @@ class EarlyStopping(Hook):
 
 
 def _sample(run: Run, params: Any) -> str | None:
-    """Returns a text of a language model, None of other models and in all processes but the first."""
+    """Returns a text sample. Returns None if the model is no language model, or not in the first process."""
     vocabulary, layout = run.dataset.vocabulary, run.program.layout
     if vocabulary is None:
         return None
     params = layout.to_host(params)
     if not run.run_dir.writes:
         return None
-    mesh = one_device(run.config)  # a text is one sequence, for one device
+    mesh = one_device(run.config)  # one sequence cannot be sharded over devices
     with jax.set_mesh(mesh):
         params = jax.device_put(params, mesh.devices.item())
         return generate(run.program.graphdef, params, vocabulary, run.config.sample)

@@ -1,4 +1,4 @@
-"""Trained models: loading them from a run directory, evaluating them, generating text."""
+"""Inference: loads trained models from run directories, evaluates them and generates text."""
 
 import warnings
 from collections.abc import Iterator
@@ -30,9 +30,9 @@ class TrainedModel:
 
     Attributes:
       model: The model, an NNX module with the best parameters.
-      params: These parameters as a dict.
-      graphdef: The model without its parameters; ``nnx.merge(graphdef, params)`` is the model.
-      vocabulary: The vocabulary of a language model, None of other models.
+      params: The parameters as a dict.
+      graphdef: The NNX graph definition; ``nnx.merge(graphdef, params)`` is the model.
+      vocabulary: The vocabulary of a language model. None for other models.
       config: The experiment.
       step: The step of the best parameters.
     """
@@ -46,15 +46,15 @@ class TrainedModel:
 
 
 def load(run_dir: str | Path, model: nnx.Module | None = None) -> TrainedModel:
-    """Returns the best model of a run. Corrupt checkpoints are skipped with a warning.
+    """Loads the best model of a run. Corrupt checkpoints are skipped with a warning.
 
     Args:
       run_dir: The run directory.
-      model: A model of the same class and sizes, if one was passed to ``fit``.
+      model: A model of the same class and sizes, if a model was passed to ``fit``.
 
     Raises:
-      ConfigError: if the directory holds no run, no model was saved yet, or no model can be read.
-      RunError: if the model is of another network than the code builds.
+      ConfigError: If the directory is not a run directory, or has no model that can be read.
+      RunError: If the saved parameters do not match the model.
     """
     directory = _open(run_dir)
     config = directory.experiment()
@@ -77,18 +77,18 @@ def evaluate(
     model: nnx.Module | None = None,
     loss: Loss | None = None,
 ) -> Iterator[str]:
-    """Yields lines with the best model's metrics on the validation data, and on the test data if any.
+    """Evaluates the best model of a run. Yields a line for the validation set and one for the test set.
 
     Args:
       run_dir: The run directory.
-      data_path: Where the data of the run is now; None is where it was.
-      dataset: The dataset, if one was passed to ``fit``.
-      model: A model of the same class and sizes, if one was passed to ``fit``.
-      loss: The loss, if one was passed to ``fit``.
+      data_path: New path of the data, if the data has moved. None is the path in the config.
+      dataset: The dataset, if a dataset was passed to ``fit``.
+      model: A model of the same class and sizes, if a model was passed to ``fit``.
+      loss: The loss, if a loss was passed to ``fit``.
 
     Raises:
-      ConfigError: as :func:`load`, or if the data is missing or has changed.
-      RunError: as :func:`load`.
+      ConfigError: As :func:`load`, or if the data is missing or has changed.
+      RunError: As :func:`load`.
     """
     directory = _open(run_dir)
     config = directory.experiment()
@@ -101,20 +101,22 @@ def evaluate(
     run = make_evaluate(graphdef, dataset, loss, Layout.single())
     for part in splits(dataset):
         sums = run(best.state, part.batches)
-        assert sums is not None  # nothing interrupts it
+        assert sums is not None  # None is returned only if should_stop is given
         line = describe(eval_metrics(sums, dataset, part.name), dataset, part)
         yield f"best checkpoint: step {best.step:,}  {line}"
 
 
 def generate(graphdef: Any, params: Any, vocabulary: Vocabulary, sample: Sample) -> str:
-    """Returns ``sample.prompt``, continued by ``sample.length`` tokens.
+    """Returns ``sample.prompt`` followed by ``sample.length`` generated tokens.
 
     Raises:
-      ConfigError: if the prompt holds no token.
+      ConfigError: If the prompt has no tokens.
     """
     ids = vocabulary.encode(sample.prompt)
     if not len(ids):
-        raise ConfigError(f"the prompt {sample.prompt!r} holds no {vocabulary.unit}.")
+        raise ConfigError(
+            f"prompt must contain at least one {vocabulary.unit}, got {sample.prompt!r}."
+        )
     top_k = min(sample.top_k or len(vocabulary), len(vocabulary) - 1)
     key = jax.random.key(sample.seed)
     drawn = _draw(graphdef, params, ids, sample.length, top_k, sample.temperature, key)
@@ -159,24 +161,26 @@ def _best(
     """Returns the model without its parameters, and the best parameters."""
     folder = directory.file("best")
     if not folder.is_dir():
-        raise ConfigError(f"{directory.path} holds no model yet: it was not evaluated once.")
+        raise ConfigError(
+            f"{directory.path} has no saved model: no evaluation has finished. Resume the run first."
+        )
     if model is None:
         model = make_model(directory.model_files.sizes(), config.model, config.seed)
     graphdef, params = split(model)
     best, corrupt = Checkpoints(folder, read_only=True).restore_latest(params)
     for step, reason in corrupt.items():
         warnings.warn(
-            f"the checkpoint {folder / str(step)} is corrupt, and was not used: {reason}",
+            f"skipped the corrupt checkpoint {folder / str(step)}: {reason}",
             stacklevel=3,
         )
     if best is None:
         raise ConfigError(
-            f"{folder} holds no model that can be read"
-            f"{': all are corrupt. Restore them from a copy' if corrupt else ' yet'}."
+            f"no model in {folder} can be read"
+            f"{': all are corrupt. Restore them from a copy' if corrupt else ''}."
         )
     if not best.verified:
         warnings.warn(
-            f"the checkpoint {folder / str(best.step)} has no checksums: its numbers were not verified",
+            f"the checkpoint {folder / str(best.step)} has no checksums: its values were not verified",
             stacklevel=3,
         )
     return graphdef, best

@@ -1,4 +1,4 @@
-"""Matrix products and LSTM backends of a traced function, read from its jaxpr."""
+"""Analysis of jaxprs: FLOPs of matrix products, and the backends of LSTM layers."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from lstm_jax.products import outer_p, product_p
 
 
 def matmul_flops(jaxpr: ClosedJaxpr) -> int:
-    """Returns the FLOPs of all matrix products, on all devices together. Loops count with their lengths.
+    """Returns the total FLOPs of all matrix products on all devices. A scan counts ``length`` times.
 
     >>> import jax, jax.numpy as jnp
     >>> def powers(a):
@@ -28,7 +28,7 @@ def matmul_flops(jaxpr: ClosedJaxpr) -> int:
 def recurrences(
     jaxpr: ClosedJaxpr, platform: str, device_kind: str
 ) -> list[tuple[str, str | None]]:
-    """Returns the backend of each forward recurrence, in order, and the reason if it is not a kernel."""
+    """Returns ``(backend, reason)`` of each forward recurrence. The reason is None for a kernel."""
     found = []
     for equation, _ in equations(jaxpr.jaxpr):
         step = equation.params.get("step")
@@ -39,7 +39,7 @@ def recurrences(
 
 
 def equations(jaxpr: Jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
-    """Yields every live equation and how often it runs. The body of a ``while`` counts once."""
+    """Yields every live equation with the number of times it runs. A ``while`` body counts once."""
     live, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     for equation in live.eqns:
         yield equation, times
@@ -63,7 +63,7 @@ def _is_jaxpr(parameter: Any) -> bool:
 
 
 def _flops(equation: Any) -> int:
-    """Returns two FLOPs per multiply-add: the size of the result times the length of the sum."""
+    """Returns the FLOPs of a matrix product, two per multiply-add, and 0 for other equations."""
     shape = equation.invars[0].aval.shape if equation.invars else ()
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]

@@ -1,4 +1,4 @@
-"""Trains a model in a run directory, from which the run can be resumed and the model loaded."""
+"""``fit`` and the training loop."""
 
 import time
 from collections.abc import Sequence
@@ -27,27 +27,29 @@ def fit(
     optimizer: optax.GradientTransformation | None = None,
     hooks: Sequence[Hook] | None = None,
 ) -> dict[str, float] | None:
-    """Runs or resumes an experiment. Changes nothing if it is complete.
+    """Trains a model in the run directory of an experiment, or resumes an interrupted run.
 
-    Each part is built from the config unless it is given. A run is resumed by the same call; it does
-    not notice that code which was passed in has changed, unless arrays have other shapes.
+    The same call resumes an interrupted run. It returns the metrics of a complete run without changing
+    anything. A change in the code of ``dataset``, ``model``, ``loss`` or ``optimizer`` is not detected,
+    unless arrays have other shapes.
 
     Args:
       config: The experiment.
-      dataset: Batches, validation data, and what a model for them needs to know.
-      model: An NNX module that is called as :class:`~lstm_jax.training.model.SequenceModel` is; or a
-        function that returns it, given the ``Partition`` for its LSTM layers (None on one device).
-      loss: ``(outputs [T, B, K], targets) -> losses [T, B]``.
-      optimizer: An Optax optimizer. Fields of ``config.optimizer`` are not used then.
-      hooks: What happens besides training; :func:`~lstm_jax.training.hooks.default_hooks` if None.
+      dataset: Batches, validation data and the sizes of the model. None builds ``config.data``.
+      model: An NNX module with the call signature of :class:`~lstm_jax.training.model.SequenceModel`, or
+        a function from the ``Partition`` of its LSTM layers (None on one device) to such a module. None
+        builds ``config.model``.
+      loss: ``(outputs [T, B, K], targets) -> losses [T, B]``. None is the loss of the dataset.
+      optimizer: An Optax optimizer. None builds ``config.optimizer``.
+      hooks: Callbacks. None is :func:`~lstm_jax.training.hooks.default_hooks`.
 
     Returns:
-      The metrics of the best model: ``eval/...``, and ``test/...`` if there is test data. None if a
-      signal stopped training.
+      The metrics of the best model: ``eval/...``, and ``test/...`` if the dataset has a test set. None if
+      a signal stopped training.
 
     Raises:
-      ConfigError: if the data or the run directory cannot be used. Nothing was written then.
-      RunError: if training diverges, or the run directory cannot be written any more.
+      ConfigError: If the data or the run directory is invalid. Nothing has been written.
+      RunError: If training diverges, or the run directory cannot be written.
     """
     started = time.monotonic()
     processes.start(config.mesh)
@@ -73,9 +75,11 @@ def fit(
 
 
 def train(run: Run) -> bool:
-    """Trains to the last step and returns True, or returns False after a signal."""
+    """Trains to the last step. Returns False if a signal stopped training, else True."""
     every = run.config.train
-    if not run.is_evaluated and not run.evaluate():  # a signal had interrupted this evaluation
+    if (
+        not run.is_evaluated and not run.evaluate()
+    ):  # the evaluation at the checkpoint was interrupted
         return False
     for step, batches in run.batches():
         run.train_steps(batches)

@@ -1,4 +1,4 @@
-"""Losses, one row each, and the count of correct predictions."""
+"""The table of losses, and the number of correct predictions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ def squared_error(outputs: jax.Array, targets: Any) -> jax.Array:
 
 
 def bernoulli(outputs: jax.Array, targets: Any) -> jax.Array:
-    """Returns the nats of K independent binary predictions, summed over K."""
+    """Returns the negative log-likelihood of K independent binary predictions in nats, summed over K."""
     return optax.sigmoid_binary_cross_entropy(outputs, targets).sum(-1)
 
 
@@ -28,11 +28,11 @@ LOSSES: dict[str, Loss] = {
     "squared_error": squared_error,
     "bernoulli": bernoulli,
 }
-"""The losses that a dataset can name."""
+"""Losses by name, for ``Dataset.loss``."""
 
 
 def is_classification(outputs: jax.Array, targets: Any) -> bool:
-    """Whether targets are class ids ``[T, B]`` and outputs are scores ``[T, B, K]``."""
+    """Returns whether targets are class ids ``[T, B]`` and outputs are logits ``[T, B, K]``."""
     return jnp.ndim(targets) == outputs.ndim - 1 and jnp.issubdtype(
         jnp.result_type(targets), jnp.integer
     )

@@ -1,4 +1,4 @@
-"""Metrics: what they are called, and how they follow from losses and counts."""
+"""The table of metrics, and their computation from losses and counts."""
 
 import math
 from collections.abc import Callable
@@ -8,16 +8,16 @@ import jax
 import numpy as np
 
 StepMetrics = dict[str, np.ndarray]
-"""Metrics of several steps by name, each ``[n]``."""
+"""Metrics by name, each an array ``[n]`` with one value per step."""
 
 
 class Metric(NamedTuple):
-    """A metric by which results on a dataset are compared.
+    """The main metric of a dataset.
 
     Attributes:
-      label: Its name in lines of output.
-      unit: Its name in plots and tables.
-      of: ``(loss, accuracy) -> value``.
+      label: Name in console output.
+      unit: Name in plots and tables.
+      of: Function ``(loss, accuracy) -> value``.
     """
 
     label: str
@@ -35,7 +35,7 @@ def bits(nats: float) -> float:
 
 
 def perplexity(nats: float) -> float:
-    """Returns the number of equally likely tokens that would be as hard to predict.
+    """Returns ``exp(nats)``, the number of equally likely tokens with the same loss.
 
     >>> round(perplexity(math.log(50)))
     50
@@ -50,22 +50,22 @@ METRICS = {
     "mse": Metric("mse", "mean squared error", lambda loss, accuracy: loss),
     "accuracy": Metric("accuracy", "accuracy", lambda loss, accuracy: accuracy),
 }
-"""The metrics that a dataset can name."""
+"""Metrics by name, for ``Dataset.metric``."""
 
 MACHINE = ("tokens_per_second", "tokens_per_second_per_device", "memory_peak_gib")
-"""The metrics that depend on the machine and the clock; all others follow from the seed."""
+"""Metrics that depend on the machine and are not reproducible from the seed."""
 
 NOT_AVERAGED = ("skipped", "learning_rate", "tokens")
 
 
 def train_metrics(steps: StepMetrics, metric: str) -> dict[str, float]:
-    """Returns means over steps, the last learning rate, and the number of skipped steps.
+    """Returns the means over steps, the latest learning rate, and the number of skipped steps.
 
-    Steps whose update was skipped are left out of the means.
+    The means exclude skipped steps.
 
     Args:
       steps: Metrics of each step.
-      metric: The metric of the dataset.
+      metric: Name of the main metric.
     """
     skipped = steps.get("skipped", np.zeros(len(steps["loss"]), bool))
     means = {
@@ -82,9 +82,9 @@ def train_metrics(steps: StepMetrics, metric: str) -> dict[str, float]:
 
 
 def first_not_finite(steps: StepMetrics) -> int | None:
-    """Returns the first step, from 0, with a loss or gradient that is not finite, else None.
+    """Returns the index of the first step with a loss or gradient that is not finite, or None.
 
-    Skipped steps do not count, unless all were skipped.
+    Skipped steps are ignored, unless all steps were skipped.
     """
     fine = np.isfinite(steps["loss"]) & np.isfinite(steps["gradient_norm"])
     if "skipped" in steps and not steps["skipped"].all():
@@ -93,7 +93,7 @@ def first_not_finite(steps: StepMetrics) -> int | None:
 
 
 def machine_metrics(tokens_per_second: float, devices: int) -> dict[str, float]:
-    """Returns the speed if it is known, and the peak memory of a device if the device tells it."""
+    """Returns tokens per second if it is not 0, and the peak memory if the devices report it."""
     metrics: dict[str, float] = {}
     if tokens_per_second:
         values = (tokens_per_second, tokens_per_second / devices)

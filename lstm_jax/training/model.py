@@ -1,4 +1,4 @@
-"""The model of an experiment, an NNX module."""
+"""The default model, an NNX module built from ``config.model``."""
 
 from typing import Any, NamedTuple
 
@@ -19,18 +19,18 @@ from lstm_jax.training import config
 from lstm_jax.training.errors import ConfigError
 
 Carry = tuple[LSTMState, ...]
-"""The state of all layers and directions; empty if nothing is carried."""
+"""One ``LSTMState`` per layer and direction. Empty if no state is carried between batches."""
 
 SPECS = {"lstm": LSTMSpec(), "rnn": RNNSpec()}
 
 
 class Sizes(NamedTuple):
-    """Sizes of a model that follow from its data.
+    """Input and output sizes of a model, which follow from its data.
 
     Attributes:
-      vocabulary_size: Number of input tokens, or 0 for float inputs.
-      input_size: Features of float inputs, or 0.
-      output_size: Tokens, classes or numbers predicted per step.
+      vocabulary_size: Number of input tokens, 0 for float inputs.
+      input_size: Number of features of float inputs, 0 for tokens.
+      output_size: Number of outputs per step: tokens, classes or numbers.
     """
 
     vocabulary_size: int
@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
 
 
 class SequenceModel(nnx.Module):
-    """A model with an embedding for tokens, LSTM layers, and a linear output layer at every step.
+    """A model of a token embedding, LSTM layers, and a linear output layer at every step.
 
     >>> import jax
     >>> from flax import nnx
@@ -85,7 +85,7 @@ class SequenceModel(nnx.Module):
             self.output_layer = nnx.Linear(width, sizes.output_size, rngs=rngs)
 
     def initialize_carry(self, batch_size: int) -> Carry:
-        """Returns zeros for every layer and direction."""
+        """Returns zero states for every layer and direction."""
         return self.lstm.initialize_carry((batch_size, self.lstm.in_features))
 
     def __call__(
@@ -97,17 +97,17 @@ class SequenceModel(nnx.Module):
         resets: ArrayLike | None = None,
         dropout_key: jax.Array | None = None,
     ) -> tuple[Carry, jax.Array]:
-        """Returns the final carry and the outputs.
+        """Runs the model over a batch of sequences.
 
         Args:
           inputs: Token ids ``[T, B]`` or floats ``[T, B, I]``.
-          carry: An ``LSTMState`` per layer and direction. None starts from zeros.
-          lengths: Number of valid steps of each sequence, ``[B]``.
-          resets: True where a sequence starts from zeros again, ``[T, B]``.
+          carry: One ``LSTMState`` per layer and direction. None is zeros.
+          lengths: Number of valid steps of each sequence, ``[B]``. None if all steps are valid.
+          resets: True where a sequence restarts from a zero state, ``[T, B]``. None for no resets.
           dropout_key: Key for dropout. None disables dropout.
 
         Returns:
-          The carry to continue from, and outputs ``[T, B, O]``.
+          The final carry, and outputs ``[T, B, O]`` in float32.
         """
         deterministic = dropout_key is None
         keys = [None] * 3 if dropout_key is None else list(jax.random.split(dropout_key, 3))
@@ -128,9 +128,9 @@ class SequenceModel(nnx.Module):
         return carry, self._outputs(hs)
 
     def _outputs(self, hs: jax.Array) -> jax.Array:
-        """The output layer ``[T, B, O]``: the product in the compute dtype, the bias in float32.
+        """Applies the output layer. The product is in the compute dtype, the bias in float32.
 
-        The gradient of the bias is a sum over all positions.
+        The gradient of the bias is a sum over all positions, which needs float32.
         """
         if self.tied:
             kernel, bias = self.embedding.embedding[...].T, self.bias[...]
@@ -143,15 +143,15 @@ class SequenceModel(nnx.Module):
 def make_model(
     sizes: Sizes, model: config.Model, seed: int, partition: Partition | None = None
 ) -> SequenceModel:
-    """Returns the model of an experiment with initial parameters."""
+    """Builds the default model with initial parameters."""
     return SequenceModel(sizes, model, partition, rngs=nnx.Rngs(seed))
 
 
 def split(model: nnx.Module) -> tuple[Any, Any]:
-    """Returns ``(graphdef, params)``, for training on plain pytrees.
+    """Splits a model into ``(graphdef, params)``, so that training works on plain pytrees.
 
     Raises:
-      ConfigError: if the model holds variables that are not parameters.
+      ConfigError: If the model has variables that are not parameters.
     """
     graphdef, state = nnx.split(model)
     for path, variable in nnx.to_flat_state(state):
@@ -165,12 +165,12 @@ def split(model: nnx.Module) -> tuple[Any, Any]:
 
 
 def merge(graphdef: Any, params: Any) -> Any:
-    """Returns the model that :func:`split` took apart, with these parameters."""
+    """Returns a model from its graph definition and parameters. The inverse of :func:`split`."""
     return nnx.merge(graphdef, params)
 
 
 def _embedding_spec(ids: jax.Array) -> PartitionSpec | None:
-    """Returns the sharding of the embeddings of ids, which Explicit axes need to know."""
+    """Returns the sharding of the embedded ids on a mesh with Explicit axes, else None."""
     sharding = jax.typeof(ids).sharding
     if sharding.mesh.empty or not sharding.mesh.are_all_axes_explicit:
         return None

@@ -1,4 +1,4 @@
-"""The optimizer of an experiment: an Optax chain."""
+"""The default optimizer, an Optax chain built from ``config.optimizer``."""
 
 import math
 from typing import Any
@@ -14,10 +14,10 @@ from lstm_jax.training.registry import OPTIMIZERS, find
 def make_optimizer(
     settings: config.Optimizer, train: config.Train
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer: gradient clipping, an Optax optimizer along its schedule, plateaus.
+    """Builds a chain of gradient clipping, an Optax optimizer with its schedule, and reduce-on-plateau.
 
-    Clipping comes first: recurrent gradients explode now and then (Pascanu, Mikolov & Bengio,
-    2013, On the difficulty of training recurrent neural networks, §3.2).
+    Clipping comes first, because recurrent gradients can explode (Pascanu, Mikolov & Bengio, 2013, On
+    the difficulty of training recurrent neural networks, §3.2).
     """
     row = OPTIMIZERS[settings.name]
     given = {name: getattr(settings, name, None) for name in row.arguments}
@@ -54,21 +54,23 @@ def make_schedule(settings: config.Optimizer, train: config.Train) -> optax.Sche
 
 
 def is_decayed(params: Any) -> Any:
-    """True for matrices, False for biases: weight decay on a forget gate's bias makes it forget."""
+    """Returns a mask for weight decay: False for biases, True for all other parameters.
+
+    Decaying the bias of the forget gate would shorten the memory.
+    """
     return jax.tree_util.tree_map_with_path(
         lambda path, _: "bias" not in jax.tree_util.keystr(path), params
     )
 
 
 def learning_rate(schedule: optax.Schedule | None, before: Any, after: Any) -> jax.Array | None:
-    """Returns the learning rate of an update. It can be traced.
+    """Returns the learning rate of an update, or None if it is unknown. The function can be traced.
 
     Args:
-      schedule: The schedule of an optimizer of :func:`make_optimizer`. None for another optimizer,
-        whose learning rate is known only inside of ``optax.inject_hyperparams``.
-      before: The optimizer's state before the update. It counts updates, which are fewer than steps
-        if some steps were skipped.
-      after: The state after the update, with the factor by which plateaus have lowered the rate.
+      schedule: The schedule of :func:`make_optimizer`. None for another optimizer, whose learning rate is
+        known only with ``optax.inject_hyperparams``.
+      before: The optimizer state before the update. It counts updates, without skipped steps.
+      after: The optimizer state after the update, with the scale of reduce-on-plateau.
     """
     if schedule is None:
         found = optax.tree_utils.tree_get_all_with_path(after, "learning_rate")
@@ -79,6 +81,6 @@ def learning_rate(schedule: optax.Schedule | None, before: Any, after: Any) -> j
 
 
 def _parts(opt_state: Any, kind: type) -> list[Any]:
-    """Returns the states of one kind in the state of a chain."""
+    """Returns the states of a type in the state of a chain."""
     parts = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, kind))
     return [part for part in parts if isinstance(part, kind)]

@@ -1,4 +1,4 @@
-"""The compiled functions of an experiment, for devices that exist or are only described."""
+"""The compiled functions of an experiment, for real devices or for a topology to compile for."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,16 +24,16 @@ ModelOrFunction = nnx.Module | Callable[[Partition | None], nnx.Module]
 
 
 class Program(NamedTuple):
-    """Jitted functions, to be called and lowered under ``jax.set_mesh(layout.mesh)``.
+    """Jitted functions of an experiment. Call and lower them under ``jax.set_mesh(layout.mesh)``.
 
     Attributes:
-      layout: The mesh, and where arrays are placed on it.
-      sizes: Sizes of the model that follow from the data.
-      graphdef: The model without its parameters, for one device.
+      layout: The mesh and the sharding of each array.
+      sizes: Input and output sizes of the model, which follow from the data.
+      graphdef: The NNX graph definition of the model for one device, without parameters.
       state: Shapes, dtypes and shardings of the training state.
-      init: Makes the initial training state.
+      init: Returns the initial training state.
       train_steps: ``(state, batches) -> (state, metrics)``.
-      evaluate: ``(params, batches, should_stop) -> sums``, of batches as a dataset has them.
+      evaluate: ``(params, batches, should_stop) -> sums``, for batches such as ``dataset.eval``.
     """
 
     layout: Layout
@@ -54,19 +54,19 @@ def make_program(
     loss: Loss | None = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Program:
-    """Returns the functions of an experiment. Touches no device, and makes no array.
+    """Returns the functions of an experiment. Creates no arrays on devices.
 
     Args:
       config: The experiment.
-      dataset: Its data.
-      devices: The devices to use, or those of a topology to compile for.
-      model: A model in place of that of the config; or a function that returns it, given the
-        ``Partition`` for its LSTM layers (None on one device).
-      loss: A loss in place of that of the dataset.
-      optimizer: An Optax optimizer in place of that of the config.
+      dataset: The dataset.
+      devices: The available devices, or the devices of a topology to compile for.
+      model: An NNX module, or a function from the ``Partition`` of its LSTM layers (None on one device)
+        to an NNX module. None builds ``config.model``.
+      loss: A loss function. None is the loss of the dataset.
+      optimizer: An Optax optimizer. None builds ``config.optimizer``.
 
     Raises:
-      ConfigError: if the devices cannot divide the work.
+      ConfigError: If the batch cannot be sharded over the devices.
     """
     layout = make_layout(config, make_mesh(config, devices), not isinstance(model, nnx.Module))
     sizes = Sizes(dataset.vocabulary_size, dataset.input_size, dataset.output_size)
@@ -101,11 +101,11 @@ def make_program(
 
 
 def trace(program: Program, batches: Batch | None) -> Any:
-    """Returns the traced training step, to inspect or to lower.
+    """Traces the training step, for inspection or lowering.
 
     Args:
       program: The functions of an experiment.
-      batches: Shapes and dtypes of the batches of one call, None if they are generated.
+      batches: Shapes and dtypes of the batches of one call. None if batches are generated on the device.
     """
     if batches is not None and program.layout.mesh.size > 1:
         batches = with_shardings(batches, program.layout.batches(batches))

@@ -1,6 +1,7 @@
-"""The tasks and optimizers that a config can name, one row each.
+"""The tables of tasks and optimizers that a config can name.
 
-Rows name functions as ``module:function``, so that a config imports neither JAX nor Optax.
+A row has the name ``module:function`` instead of the function, so that reading a config imports neither
+JAX nor Optax.
 """
 
 from collections.abc import Callable
@@ -12,9 +13,9 @@ class Task(NamedTuple):
     """A row of :data:`TASKS`.
 
     Attributes:
-      make: ``(data, seed) -> Dataset``, as ``module:function``.
-      needs_path: Whether ``data.path`` must be given.
-      predicts_next: Whether targets are later inputs, so that a model must not read backward. None
+      make: Name of a function ``(data, seed) -> Dataset``, as ``module:function``.
+      needs_path: Whether ``data.path`` is required.
+      predicts_next: Whether targets are later inputs, so that a bidirectional model would see them. None
         if this depends on the data.
     """
 
@@ -23,12 +24,13 @@ class Task(NamedTuple):
     predicts_next: bool | None = False
 
 
-class Rule(NamedTuple):
+class OptimizerFactory(NamedTuple):
     """A row of :data:`OPTIMIZERS`.
 
     Attributes:
-      make: A function of the learning rate that returns an Optax transformation.
-      arguments: The fields of ``optimizer`` that it takes; all others must keep their defaults.
+      make: Name of a function from a learning rate to an Optax optimizer, as ``module:function``.
+      arguments: The fields of ``config.optimizer`` that are passed to it. For other optimizers, these
+        fields must keep their defaults.
     """
 
     make: str
@@ -51,16 +53,16 @@ TASKS = {
 }
 
 OPTIMIZERS = {
-    "adamw": Rule("optax:adamw", ("b1", "b2", "eps", "weight_decay")),
-    "adam": Rule("optax:adam", ("b1", "b2", "eps")),
-    "sgd": Rule("optax:sgd", ("momentum",)),
-    "rmsprop": Rule("optax:rmsprop", ("momentum", "eps")),
-    "lion": Rule("optax:lion", ("b1", "b2", "weight_decay")),
+    "adamw": OptimizerFactory("optax:adamw", ("b1", "b2", "eps", "weight_decay")),
+    "adam": OptimizerFactory("optax:adam", ("b1", "b2", "eps")),
+    "sgd": OptimizerFactory("optax:sgd", ("momentum",)),
+    "rmsprop": OptimizerFactory("optax:rmsprop", ("momentum", "eps")),
+    "lion": OptimizerFactory("optax:lion", ("b1", "b2", "weight_decay")),
 }
 
 
 def find(name: str) -> Callable[..., Any]:
-    """Returns the function that ``module:function`` names.
+    """Imports and returns a function from its name ``module:function``.
 
     >>> find("math:sqrt")(9.0)
     3.0

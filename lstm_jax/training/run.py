@@ -1,4 +1,4 @@
-"""A run while it trains: its state, what the loop does with it, and the base class of hooks."""
+"""The state of a run and the operations of the training loop, and the base class of hooks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,13 +30,13 @@ from lstm_jax.training.signals import Signal
 from lstm_jax.training.train_state import TrainState
 
 IN_FLIGHT = 2
-"""Calls of the compiled function that may be unfinished: more would delay signals and progress."""
+"""Maximum number of dispatched calls that are not finished. More would delay signals and progress."""
 
 
 class Hook:
-    """The base class of hooks. Each method does nothing; override those that you need.
+    """Base class of hooks, callbacks of the training loop. Every method does nothing by default.
 
-    In several processes, hooks are called in each of them.
+    With several processes, hooks are called in every process.
 
     >>> class Loud(Hook):
     ...     def on_eval(self, run, metrics):
@@ -47,10 +47,10 @@ class Hook:
         """Called once, after the run was restored or initialized."""
 
     def before_steps(self, run: "Run", first: int, n: int) -> None:
-        """Called before ``n`` steps, the first of which has the number ``first`` (from 1)."""
+        """Called before steps ``first`` to ``first + n - 1`` are dispatched. Steps count from 1."""
 
     def after_steps(self, run: "Run", metrics: Any) -> None:
-        """Called after steps were dispatched. Reading ``metrics`` waits for them."""
+        """Called after steps are dispatched. Reading ``metrics`` waits until the device finishes them."""
 
     def on_log(self, run: "Run", metrics: dict[str, float]) -> None:
         """Called every ``train.log_every`` steps with ``train/...`` metrics."""
@@ -59,31 +59,32 @@ class Hook:
         """Called after each evaluation with ``eval/...`` metrics."""
 
     def on_finish(self, run: "Run", params: Any, metrics: dict[str, float]) -> None:
-        """Called at the end with the best model's parameters and its metrics."""
+        """Called after the last step with the parameters and the metrics of the best model."""
 
     def close(self) -> None:
-        """Called last, also after an error."""
+        """Called when the run ends, also after an error or a signal."""
 
 
 @dataclass
 class Run:
-    """A run while it trains. Hooks receive it.
+    """The state of a run during training. It is passed to hooks.
 
     Attributes:
       config: The experiment.
-      dataset: Its data.
-      program: Its compiled functions.
-      run_dir: Its directory.
-      checkpoints: Its training states and best models.
-      hooks: What happens besides training.
-      progress: Prints lines beside the progress bar.
+      dataset: The dataset.
+      program: The compiled functions.
+      run_dir: The run directory.
+      checkpoints: The checkpoints of training states and best models.
+      hooks: The hooks.
+      progress: Console output with the progress bar.
       state: The training state; ``state.params`` are the parameters.
-      step: Number of steps done.
+      step: Number of completed or dispatched steps.
       pending: Metrics of the steps since the last log, on the device.
-      history: The lines of metrics.jsonl.
-      is_evaluated: Whether the parameters of the step at the start were evaluated.
-      is_stopped_early: Whether a hook has ended training, see :meth:`stop_early`.
-      signal: A received signal.
+      history: The lines of metrics.jsonl as dicts.
+      is_evaluated: Whether the parameters that training starts from need no evaluation.
+      is_stopped_early: Whether a hook has called :meth:`stop_early`.
+      signal: The first received signal, false if none was received.
+      best_step: The step of the best model, set at the end.
     """
 
     config: Experiment
@@ -105,10 +106,13 @@ class Run:
     def __post_init__(self) -> None:
         self.first, self.clock = self.step, Clock(self.config.train.steps)
 
-    # what the loop does
+    # operations of the training loop
 
     def batches(self) -> Iterator[tuple[int, Batch | None]]:
-        """Yields, for each call of the compiled function, the steps done after it and its batches."""
+        """Yields ``(step, batches)`` for each dispatch. ``step`` is the number of steps after it.
+
+        ``batches`` is None if batches are generated on the device.
+        """
         if self.is_stopped_early:
             return
         n, dataset, layout = (
@@ -126,7 +130,7 @@ class Run:
             yield first + n, batches
 
     def train_steps(self, batches: Batch | None) -> None:
-        """Starts the next steps on the device. Returns before they are done."""
+        """Dispatches the next steps to the device without waiting for their results."""
         n = self.config.train.steps_per_dispatch
         if len(self.pending) >= IN_FLIGHT:
             jax.block_until_ready(self.pending[-IN_FLIGHT])
@@ -139,14 +143,14 @@ class Run:
             hook.after_steps(self, metrics)
         if not self.clock.running:
             jax.block_until_ready(metrics)
-            self.clock.start(self.step)  # compilation is left out
+            self.clock.start(self.step)  # excludes compilation
 
     def log(self) -> None:
-        """Writes the metrics of the steps since the last log.
+        """Writes the mean metrics of the steps since the last log.
 
         Raises:
-          NotFiniteError: if a loss or a gradient is not finite.
-          RunError: if metrics or an earlier checkpoint cannot be written.
+          NotFiniteError: If a loss or a gradient is not finite.
+          RunError: If the metrics or an earlier checkpoint cannot be written.
         """
         steps = self._pending_metrics()
         self._check_finite(steps)
@@ -162,30 +166,30 @@ class Run:
         self.checkpoints.check()
 
     def evaluate(self) -> bool:
-        """Evaluates the parameters on the validation data, and keeps them if they are the best.
+        """Evaluates the parameters on the validation set and saves them if their loss is the lowest.
 
         Returns:
-          Whether the evaluation was finished. A signal interrupts it.
+          False if a signal interrupted the evaluation, else True.
         """
         with self._pause():
             sums = self.program.evaluate(self.state.params, self.dataset.eval, self.is_interrupted)
             if sums is None:
                 return False
             metrics = eval_metrics(sums, self.dataset, "eval")
-            self.checkpoints.offer(self.step, self.state.params, metrics["eval/loss"])
+            self.checkpoints.save_if_best(self.step, self.state.params, metrics["eval/loss"])
             self.history.append({"step": self.step, **metrics})
             for hook in self.hooks:
                 hook.on_eval(self, metrics)
-            self.checkpoints.best.wait()  # the best model is on the disk before a line says so
+            self.checkpoints.best.wait()  # the model must be on disk before metrics.jsonl refers to it
             self.run_dir.log(self.step, metrics)
         return True
 
     def save(self) -> None:
-        """Saves a checkpoint of the training state, in the background.
+        """Starts to save a checkpoint of the training state in the background.
 
         Raises:
-          NotFiniteError: if a loss, a gradient or a parameter is not finite.
-          RunError: if this or the previous checkpoint cannot be written.
+          NotFiniteError: If a loss, a gradient or a parameter is not finite.
+          RunError: If this or the previous checkpoint cannot be written.
         """
         if self.checkpoints.states.latest() == self.step:
             return
@@ -195,7 +199,7 @@ class Run:
             self.checkpoints.save(self.step, self.state, steps)
 
     def report(self) -> dict[str, float] | None:
-        """Evaluates the best model on the validation and test data. None after a signal."""
+        """Evaluates the best model on the validation and test sets. Returns None after a signal."""
         best = self.checkpoints.best_model(self.state.params)
         self.best_step = best.step
         metrics: dict[str, float] = {}
@@ -210,11 +214,11 @@ class Run:
         return metrics
 
     def finish(self, metrics: dict[str, float] | None, seconds: float) -> None:
-        """Writes the result, or that a signal stopped the run.
+        """Writes result.json, or an event if a signal stopped the run.
 
         Args:
-          metrics: What :meth:`report` returned; None if a signal stopped the run.
-          seconds: The time that this call of ``fit`` took.
+          metrics: The result of :meth:`report`; None if a signal stopped the run.
+          seconds: Duration of this call of ``fit``.
         """
         if metrics is None:
             signal = self.signal.name or "a signal to another process"
@@ -230,10 +234,10 @@ class Run:
         processes.wait_for_all("the end")
         self.say(f"{duration(seconds)} in all; {self.run_dir.path}")
 
-    # what hooks may use
+    # methods for hooks
 
     def say(self, text: str, color: str = "") -> None:
-        """Prints a line, in the first process; on a terminal in red, green, yellow or cyan."""
+        """Prints a line in the first process. On a terminal, ``color`` is red, green, yellow or cyan."""
         self.progress.say(text, color)
 
     def warn(self, text: str) -> None:
@@ -242,7 +246,7 @@ class Run:
         self.run_dir.event(0, text)
 
     def stop_early(self, reason: str) -> None:
-        """Ends training after this evaluation, as if it had reached its last step."""
+        """Ends training after the current evaluation, as after the last step."""
         if not self.is_stopped_early:
             self.say(f"stopped early: {reason}")
         self.is_stopped_early = True
@@ -250,19 +254,22 @@ class Run:
     # signals
 
     def is_interrupted(self) -> bool:
-        """Whether a signal was received, at any moment. Always False in several processes."""
-        return bool(self.signal) and processes.is_alone()
+        """Returns whether a signal was received. Always False with several processes."""
+        return bool(self.signal) and processes.is_single_process()
 
     def should_stop(self) -> bool:
-        """Whether to stop after these steps. Several processes agree on it when they log."""
-        if processes.is_alone():
+        """Returns whether to stop now because of a signal.
+
+        Several processes agree on the answer, at steps that log.
+        """
+        if processes.is_single_process():
             return bool(self.signal)
         logs = self.step % self.config.train.log_every == 0
         return logs and processes.any_of(bool(self.signal))
 
     @contextmanager
     def closing(self) -> Iterator[None]:
-        """Closes all parts in the end, each also if closing another one fails."""
+        """Closes checkpoints, hooks and the progress bar on exit, even if closing one of them fails."""
         with ExitStack() as stack:
             stack.callback(self.checkpoints.close)
             for hook in self.hooks:
@@ -272,7 +279,7 @@ class Run:
 
     @contextmanager
     def _pause(self) -> Iterator[None]:
-        """Leaves what happens inside out of the measured time."""
+        """Stops the clock inside the block."""
         jax.block_until_ready(self.state)
         with self.clock.paused():
             yield
@@ -288,14 +295,14 @@ class Run:
             return
         step = self.step - len(steps["loss"]) + bad + 1
         latest = self.checkpoints.states.latest()
-        saved = "No checkpoint was saved yet."
+        saved = "No checkpoint was saved."
         if latest is not None:
-            saved = f"The checkpoint of step {latest:,} is good."
+            saved = f"The latest checkpoint, of step {latest:,}, is finite."
         skip = ""
         if self.config.train.on_nan != "skip":
             skip = ", or resume with --train.on-nan skip"
         raise NotFiniteError(
-            f"step {step:,} gave a loss of {steps['loss'][bad]} and a gradient norm of "
+            f"step {step:,}: the loss is {steps['loss'][bad]}, the gradient norm is "
             f"{steps['gradient_norm'][bad]}. {saved} Lower optimizer.learning_rate or "
-            f"optimizer.clip_norm, look for NaN in the data of that step{skip}."
+            f"optimizer.clip_norm, check the data of that step for NaN{skip}."
         )

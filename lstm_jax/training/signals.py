@@ -1,4 +1,4 @@
-"""Signals that stop training: SIGTERM of schedulers, SIGINT of Ctrl-C, SIGHUP of a closed terminal."""
+"""Signals that stop training: SIGTERM (schedulers), SIGINT (Ctrl-C) and SIGHUP (a closed terminal)."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ SIGNALS = tuple(
 
 
 class Signal:
-    """Becomes true once a signal was received.
+    """A flag that is true after a signal was received.
 
     >>> received = Signal()
     >>> bool(received)
@@ -29,15 +29,17 @@ class Signal:
 
 
 def received_signals() -> list[int]:
-    """Returns the signals to handle: those that are not ignored, as SIGHUP is under ``nohup``."""
+    """Returns the signals to handle. Ignored signals are excluded, for instance SIGHUP under ``nohup``."""
     return [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextmanager
 def on_signals() -> Iterator[Signal]:
-    """Sets a flag on the first signal. A second SIGINT raises KeyboardInterrupt, as usual."""
+    """Yields a flag that the first signal sets. A second SIGINT raises KeyboardInterrupt."""
     received = Signal()
-    if threading.current_thread() is not threading.main_thread():  # only there can they be caught
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # Python handles signals only there
         yield received
         return
 

@@ -1,4 +1,4 @@
-"""Everything before the first step: checks, and the start of a run or its continuation."""
+"""Steps before training: validation, and initialization or restoration of a run."""
 
 import math
 from collections.abc import Sequence
@@ -25,25 +25,25 @@ SAME_METRICS = (
     "workdir", "data.path", "log.tensorboard", "log.wandb", "log.profile", "train.keep_last",
     "train.keep_best", "train.patience",
 )  # fmt: skip
-"""Fields that may change without changing the metrics and models of any step."""
+"""Fields that do not affect the metrics and models of any step."""
 
 
 def check(config: Experiment, dataset: Dataset) -> None:
-    """Checks what can be checked only once the data was read. Writes nothing.
+    """Checks that the experiment fits its data and its run directory. Writes nothing.
 
     Raises:
-      ConfigError: if the model or the sample does not fit the data, or the run directory belongs to
+      ConfigError: If the model or the prompt does not fit the data, or the run directory belongs to
         another experiment or to other data.
     """
     if config.model.bidirectional and dataset.predicts_next:
         raise ConfigError(
-            "model.bidirectional must be False for data whose next step is predicted: read backward, "
-            "it would be seen."
+            "model.bidirectional must be False for a dataset that predicts the next step, got True: a "
+            "model that reads backward sees the next step."
         )
     vocabulary, prompt = dataset.vocabulary, config.sample.prompt
     if vocabulary is not None and not len(vocabulary.encode(prompt)):
         raise ConfigError(
-            f"sample.prompt must hold at least one {vocabulary.unit}, got {prompt!r}."
+            f"sample.prompt must contain at least one {vocabulary.unit}, got {prompt!r}."
         )
     check_trackers(config.log)
     run_dir = RunDir(config.run_dir)
@@ -58,14 +58,14 @@ def restore_or_initialize(
     run_dir: RunDir,
     hooks: Sequence[Hook] | None,
 ) -> Run:
-    """Returns the run at its latest checkpoint, or at its first step.
+    """Restores a run from its latest checkpoint, or initializes it.
 
-    Nothing in the directory is changed before the checkpoint was restored.
+    Nothing in the directory is changed before the checkpoint is restored.
 
     Raises:
-      ConfigError: if there are checkpoints but none can be restored, or the directory cannot be
+      ConfigError: If no checkpoint can be restored although some exist, or the directory cannot be
         written.
-      RunError: if the checkpoint is of another network, or the disk is full.
+      RunError: If the checkpoint does not match the model, or the disk is full.
     """
     progress = Progress(config.train.steps, silent=not processes.is_first())
 
@@ -77,17 +77,17 @@ def restore_or_initialize(
     is_evaluated = _is_evaluated(config, run_dir, start)
     if start.step and not run_dir.model_files.is_readable():
         start.warnings.append(
-            f"{run_dir.file('task.json')} is missing or corrupt: the data was not compared with that "
-            "of the earlier steps"
+            f"{run_dir.file('task.json')} is missing or corrupt: cannot check that the data is the same "
+            "as in the earlier steps"
         )
     processes.wait_for_all("the checkpoints were read")
-    # Up to here nothing was changed.
+    # The directory is unchanged up to this point.
     before = run_dir.start(config)
     run_dir.model_files.write(program.sizes, dataset.fingerprint(), dataset.vocabulary, warn)
-    # With other settings, training may not give the same metrics and models again.
-    repeats = before is None or set(differences(before, config)) <= set(SAME_METRICS)
-    checkpoints = RunCheckpoints(run_dir, start, config.train, repeats, warn)
-    run_dir.truncate(start.step, is_evaluated, repeats, warn)
+    # With other settings, training may not reproduce the metrics and models of later steps.
+    reproducible = before is None or set(differences(before, config)) <= set(SAME_METRICS)
+    checkpoints = RunCheckpoints(run_dir, start, config.train, reproducible, warn)
+    run_dir.truncate(start.step, is_evaluated, reproducible, warn)
     run_dir.write_settings(config)
     for warning in start.warnings:
         warn(warning)
@@ -98,8 +98,8 @@ def restore_or_initialize(
         progress.say(f"changed: {change}")
     if config.mesh.data is None and program.layout.mesh.size < jax.device_count():
         progress.say(
-            f"using {program.layout.mesh.size} of {jax.device_count()} devices, the most that divide "
-            f"data.batch_size {config.data.batch_size}"
+            f"using {program.layout.mesh.size} of {jax.device_count()} devices, the largest number that "
+            f"divides data.batch_size {config.data.batch_size}"
         )
     run = Run(
         config=config,
@@ -121,24 +121,25 @@ def restore_or_initialize(
 
 
 def print_result(run_dir: RunDir, result: dict[str, Any]) -> None:
-    """Prints the result of a complete run, in the first process."""
+    """Prints the result of a complete run in the first process."""
     if run_dir.writes:
-        shown = values(result["metrics"], result["metric"], "eval")
+        metrics = values(result["metrics"], result["metric"], "eval")
         console.say(
-            f"{run_dir.path} is complete. Best checkpoint: step {result['step']:,}  eval  {shown}. "
+            f"{run_dir.path} is complete. Best checkpoint: step {result['step']:,}  eval  {metrics}. "
             "Raise --train.steps to continue, or choose another directory with --workdir."
         )
 
 
 def warn(text: str) -> None:
-    """Prints a warning before there is a run."""
-    console.complain(f"warning: {text}")
+    """Prints a warning to stderr, before a ``Run`` exists."""
+    console.print_error(f"warning: {text}")
 
 
 def _is_evaluated(config: Experiment, run_dir: RunDir, start: Start) -> bool:
-    """Whether nothing is left of the evaluation at the first step.
+    """Returns False if the evaluation at the restored step must be repeated.
 
-    A signal or a kill may have interrupted it, or its model, the best so far, may be lost.
+    A signal or a kill may have interrupted the evaluation, or its model may be lost although it is the
+    best so far.
     """
     run, step = config.train, start.step
     if not step or (step % run.eval_every and step < run.steps):
@@ -152,8 +153,8 @@ def _changes(before: Experiment, now: Experiment, step: int) -> list[str]:
     """Returns sentences about config fields that changed since the run was last started.
 
     Args:
-      before: The experiment then.
-      now: The experiment.
+      before: The experiment of the previous start.
+      now: The current experiment.
       step: The step from which the run is resumed.
     """
     changes = list(differences(before, now).values())

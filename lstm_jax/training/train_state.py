@@ -1,4 +1,4 @@
-"""The training state, and its initial value."""
+"""The training state and its initialization."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ from lstm_jax.training.model import Carry, merge, split
 
 
 class TrainState(NamedTuple):
-    """A pytree of everything that a step reads and writes, and that a checkpoint holds.
+    """The state that a training step reads and writes, and that a checkpoint contains. A pytree.
 
     Attributes:
-      step: Number of steps done, int32.
+      step: Number of completed steps, int32.
       params: Parameters of the model, a dict.
       opt_state: State of the optimizer.
-      carry: LSTM state at the end of the last batch; empty if sequences are not continued.
+      carry: LSTM state after the previous batch. Empty if the dataset is not ``stateful``.
     """
 
     step: jax.Array
@@ -31,14 +31,14 @@ def initializer(
     optimizer: optax.GradientTransformation,
     carry_size: int | None,
 ) -> tuple[Any, Callable[[], TrainState]]:
-    """Returns the model without its parameters, and a function that makes the initial state.
+    """Returns the graph definition of a model and a function that creates the initial state.
 
-    No array is made here: ``jax.eval_shape`` of the function gives their shapes.
+    ``initializer`` itself creates no arrays.
 
     Args:
-      make_model: Returns the model, an NNX module.
+      make_model: Function that returns the model, an NNX module.
       optimizer: An Optax optimizer.
-      carry_size: Sequences per batch if their LSTM state is carried from batch to batch, else None.
+      carry_size: Sequences per batch if the LSTM state continues from batch to batch, else None.
     """
 
     def init() -> TrainState:

@@ -31,28 +31,28 @@ def make_train_steps(
     layout: Layout,
     shardings: TrainState,
 ) -> Callable[[TrainState, Batch | None], tuple[TrainState, Metrics]]:
-    """Returns ``(state, batches [n, ...]) -> (state, metrics [n])``: n steps in one call.
+    """Returns a function ``(state, batches [n, ...]) -> (state, metrics [n])`` that runs n steps.
 
-    ``n`` is ``train.steps_per_dispatch``. The state is donated: its buffers are reused. Every random
-    number is a function of (seed, step). Where the LSTM state is carried, a sequence starts from
-    zeros with ``data.reset_probability``, as in Melis, Kočiský & Blunsom (2020), Mogrifier LSTM.
-    With ``train.on_nan="skip"`` a step whose loss or gradient is not finite changes nothing but the
-    step number, and is counted in ``skipped``.
+    n is ``train.steps_per_dispatch``. The state is donated. Every random number is a function of
+    (seed, step). For a ``stateful`` dataset, a sequence starts from a zero state with the probability
+    ``data.reset_probability``, as in Melis, Kočiský & Blunsom (2020), Mogrifier LSTM. With
+    ``train.on_nan="skip"``, a step whose loss or gradient is not finite only increments the step number,
+    and is counted in ``skipped``.
 
     Args:
       config: The experiment.
-      dataset: Its data.
-      graphdef: The model without its parameters.
-      loss: Losses of predictions.
+      dataset: The dataset.
+      graphdef: The NNX graph definition of the model.
+      loss: Per-step losses.
       optimizer: An Optax optimizer.
-      schedule: Its learning rate by the number of updates, if that is known.
-      layout: Where arrays are placed. Call and lower the function under ``jax.set_mesh`` of its mesh.
-      shardings: Those of the state.
+      schedule: The learning rate as a function of the number of updates. None if it is unknown.
+      layout: The mesh and the shardings. Call the function under ``jax.set_mesh(layout.mesh)``.
+      shardings: Shardings of the state.
     """
     run = config.train
 
     def loss_of_part(params: Any, carry: Carry, part: Part) -> tuple[jax.Array, Any]:
-        """Returns the share of a part of a batch in the mean loss of the batch."""
+        """Returns the contribution of a part to the mean loss of its batch."""
         batch = part.batch
         final, outputs = merge(graphdef, layout.gather_params(params))(
             batch.inputs,
@@ -110,7 +110,7 @@ def make_train_steps(
     def train_steps(state: TrainState, batches: Batch | None) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(train_step, state, batches, length=run.steps_per_dispatch)
 
-    out = (shardings, shardings.step)  # metrics are replicated, as the step number is
+    out = (shardings, shardings.step)  # metrics are replicated like the step number
     return jax.jit(train_steps, donate_argnums=0, out_shardings=out)
 
 
@@ -122,14 +122,14 @@ def count_tokens(batch: Batch) -> jax.Array:
 
 
 def _resets(batch: Batch, key: jax.Array, probability: float) -> jax.Array:
-    """Returns ``[T, B]``: True on the first step of the sequences that start from zeros."""
+    """Returns resets ``[T, B]``: True at the first step of sequences that start from a zero state."""
     T, B = jnp.shape(batch.weights)
     restart = jax.random.bernoulli(key, probability, (B,))
     return (jnp.arange(T) == 0)[:, None] & restart[None]
 
 
 def _norms(name: str, tree: Any) -> Metrics:
-    """Returns the norm of each array by its path."""
+    """Returns the norm of each array of a tree, by name."""
     return {
         f"{name}/{jax.tree_util.keystr(path, simple=True, separator='.')}": optax.tree.norm(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

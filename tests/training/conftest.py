@@ -81,7 +81,7 @@ def stand_in(experiment):
         folder.log(step, {"eval/loss": loss / step, "eval/mse": loss / step})
     figures = {"eval/loss": loss / step, "eval/mse": loss / step, "test/mse": 2 * loss / step}
     folder.finish({"step": step, "metric": "mse", "metrics": figures, "seconds": 65.0})
-    return "not finished"
+    return "incomplete"
 
 
 def table_in(folder):

@@ -88,7 +88,7 @@ def test_a_small_run_prints_progress_baselines_figures_and_a_sample(run):
     evaluations = [line for line in lines if "  eval  loss" in line]
     assert len(evaluations) == 3
     assert all("unigram baseline" in line and "5-gram baseline" in line for line in evaluations)
-    assert "a sample of the best model" in run[1]
+    assert "Sample from the best model" in run[1]
 
 
 def test_evaluate_prints_the_figures_of_the_run(run):

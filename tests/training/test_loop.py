@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lstm_jax.training
-from lstm_jax.training.checkpointing.checkpoints import Checkpoints, finite
+from lstm_jax.training.checkpointing.checkpoints import Checkpoints, is_finite
 from lstm_jax.training.config import (
     ConfigError,
     Data,
@@ -317,8 +317,8 @@ def test_only_finite_parameters_are_saved(tmp_path):
         checkpoints.save(7, bad, bad, {})
     checkpoints.close()
     assert checkpoints.latest() is None
-    assert not finite({"a": np.array([1.0, np.nan])})
-    assert finite({"a": np.array([1.0, 2.0]), "n": np.array([3])})
+    assert not is_finite({"a": np.array([1.0, np.nan])})
+    assert is_finite({"a": np.array([1.0, 2.0]), "n": np.array([3])})
 
 
 @pytest.mark.parametrize(

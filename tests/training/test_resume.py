@@ -88,13 +88,13 @@ def test_all_models_are_corrupt_and_the_run_makes_one_again(tmp_path, whole, mon
 
 
 def killed_when_a_model_is_saved(experiment):
-    offer = RunCheckpoints.offer
+    offer = RunCheckpoints.save_if_best
 
     def offered(*args):
         offer(*args)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    RunCheckpoints.offer = offered
+    RunCheckpoints.save_if_best = offered
     silently(experiment)
 
 
@@ -158,7 +158,9 @@ def test_what_other_settings_will_not_make_again_is_renamed(tmp_path, whole, mon
     later = (run.run_dir / "metrics.jsonl.superseded").read_text().splitlines()
     assert [json.loads(line)["step"] for line in later] == [18, 20, 24, 24]
     assert (run.run_dir / "samples.txt.superseded").read_text().count("=== step ") == 2
-    assert "warning: the model of step 24 is of other settings" in capsys.readouterr().out
+    assert (
+        "warning: the model of step 24 was trained with other settings" in capsys.readouterr().out
+    )
 
 
 def test_killed_before_what_other_settings_made_is_renamed(tmp_path, whole, monkeypatch):

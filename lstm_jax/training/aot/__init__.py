@@ -1,1 +1,1 @@
-"""What is known of an experiment before it trains: ``--dry-run`` and ``--compile-for``."""
+"""Ahead-of-time compilation and reports, without training: ``--dry-run`` and ``--compile-for``."""

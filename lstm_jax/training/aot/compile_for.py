@@ -12,25 +12,27 @@ from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.monitoring import console as output
 
 
-def compile_for(experiment: Experiment, wanted: Slice) -> int:
-    """Compiles and reports in a new process, as some environment variables are read when jax is imported.
+def compile_for(experiment: Experiment, tpu_slice: Slice) -> int:
+    """Compiles the training step for a TPU slice and prints a report.
+
+    The compiler runs in a new process, because JAX reads some environment variables when it is imported.
 
     Returns:
-      The exit code: 0 if the program fits, 1 if not, 2 after an error that was written to stderr.
+      The exit code: 0 if the program fits into memory, 1 if it does not, 2 after a ``ConfigError``.
 
     Raises:
-      ConfigError: if libtpu is not installed.
+      ConfigError: If libtpu is not installed.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
-            "--compile-for needs libtpu, the compiler for TPUs (no TPU is needed): pip install "
+            "--compile-for requires libtpu, the compiler for TPUs (no TPU is required): pip install "
             "'lstm-jax[tpu-aot]'."
         )
     before = dict(os.environ)
-    os.environ.update(wanted.environment())
+    os.environ.update(tpu_slice.environment())
     try:
         child = multiprocessing.get_context("spawn").Process(
-            target=_child, args=(experiment, wanted), daemon=True
+            target=_child, args=(experiment, tpu_slice), daemon=True
         )
         child.start()
     finally:
@@ -39,41 +41,41 @@ def compile_for(experiment: Experiment, wanted: Slice) -> int:
     child.join()
     code = child.exitcode or 0
     if code < 0:
-        output.complain(
-            f"error: the compiler was ended by signal {-code}. Signal 9 usually means that this machine "
+        output.print_error(
+            f"error: the compiler was killed by signal {-code}. Signal 9 usually means that this machine "
             "ran out of memory."
         )
     return 1 if code < 0 else code
 
 
-def _child(experiment: Experiment, wanted: Slice) -> None:
+def _child(experiment: Experiment, tpu_slice: Slice) -> None:
     try:
-        sys.exit(_report(experiment, wanted))
+        sys.exit(_report(experiment, tpu_slice))
     except ConfigError as error:
-        output.complain(f"error: {error}")
+        output.print_error(f"error: {error}")
         sys.exit(2)
 
 
-def _report(experiment: Experiment, wanted: Slice) -> int:
-    """Compiles and prints. Returns 1 if the program does not fit."""
-    from lstm_jax.training.aot.rehearsal import GIB, rehearse
-    from lstm_jax.training.aot.report import introduce, memory_line, size_of, work
+def _report(experiment: Experiment, tpu_slice: Slice) -> int:
+    """Compiles and prints a report. Returns 1 if the program does not fit into memory."""
+    from lstm_jax.training.aot.compiled_step import GIB, compile_step
+    from lstm_jax.training.aot.report import memory_line, size_of, state_lines, step_lines
     from lstm_jax.training.data.outline import outline
     from lstm_jax.training.program import make_program
 
     logging.getLogger("lstm_jax").setLevel(logging.ERROR)  # the backend is printed below
-    devices = _devices(wanted)
+    devices = _devices(tpu_slice)
     dataset, batches = outline(experiment)
     program = make_program(experiment, dataset, devices)
     output.say(
-        f"{experiment.name} on {wanted.name}: {wanted.chips} chips, {devices[0].device_kind}"
+        f"{experiment.name} on {tpu_slice.name}: {tpu_slice.chips} chips, {devices[0].device_kind}"
     )
     output.say(dataset.summary)
-    output.say("\n".join(introduce(experiment, program)))
-    done = rehearse(experiment, program, batches)
-    output.say("\n".join(work(experiment, program, done)))
-    available = done.memory.available or int(wanted.chip.gib * GIB)
-    output.say(memory_line(done.memory, wanted.chip.device, available))
+    output.say("\n".join(state_lines(experiment, program)))
+    done = compile_step(experiment, program, batches)
+    output.say("\n".join(step_lines(experiment, program, done)))
+    available = done.memory.available or int(tpu_slice.chip.gib * GIB)
+    output.say(memory_line(done.memory, tpu_slice.chip.device, available))
     output.say(f"compiled in {done.seconds:.0f} s")
     left = available - done.memory.needed
     if left < 0:
@@ -83,13 +85,13 @@ def _report(experiment: Experiment, wanted: Slice) -> int:
     return 0
 
 
-def _devices(wanted: Slice) -> list[Any]:
+def _devices(tpu_slice: Slice) -> list[Any]:
     import jax
     from jax.experimental import topologies
 
     try:
-        return topologies.get_topology_desc(**wanted.topology()).devices
+        return topologies.get_topology_desc(**tpu_slice.topology()).devices
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
-            f"--compile-for must be a TPU slice such as {KNOWN}, got {wanted.name!r} ({error})."
+            f"--compile-for must be a TPU slice such as {KNOWN}, got {tpu_slice.name!r} ({error})."
         ) from error

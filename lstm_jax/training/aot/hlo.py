@@ -1,4 +1,4 @@
-"""The collectives of a compiled program and how often they run, read from its HLO text."""
+"""Parsing of HLO text: the collectives of a compiled program and how often they run."""
 
 import math
 import re
@@ -23,10 +23,11 @@ class Collective:
 
     Attributes:
       kind: all-gather, all-reduce, ...
-      bytes: Size of the larger of its operand and its result on a device.
-      times: Number of runs in one call of the program.
-      loops: ``op_name`` of the loops around it, outermost first.
-      exact: Whether the trip counts of all these loops are known; else ``times`` is a lower bound.
+      bytes: Size on one device of the operands or the result, whichever is larger.
+      times: Number of executions in one call of the program.
+      loops: ``op_name`` of the enclosing loops, outermost first.
+      exact: Whether the trip counts of all enclosing loops are known. If False, ``times`` is a lower
+        bound.
     """
 
     kind: str
@@ -65,10 +66,10 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) .*\{$")
 
 
 def collectives(text: str) -> list[Collective]:
-    """Returns every collective of a program, given ``compiled.as_text()``.
+    """Returns all collectives in the HLO text of a program, the result of ``compiled.as_text()``.
 
-    On TPUs, an asynchronous collective appears in the text several times with the same ``chain_id``: at
-    its start, at its end, and at operations in between, which may be in a loop. It is counted once.
+    In TPU programs, an asynchronous collective appears several times with the same ``chain_id``: at its
+    start, at its end, and in operations in between, possibly inside a loop. It is counted once.
     """
     computations, entry = parse(text)
     chains: dict[str, Collective] = {}
@@ -80,7 +81,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def parse(text: str) -> tuple[Computations, str]:
-    """Returns the instructions of each computation by its name, and the name of the entry computation."""
+    """Parses HLO text into the instructions of each computation, and the name of the entry computation."""
     computations: Computations = {}
     entry, lines = "", []
     for line in text.splitlines():
@@ -93,7 +94,7 @@ def parse(text: str) -> tuple[Computations, str]:
 
 
 def trip_count(loop: Instruction, computations: Computations) -> int | None:
-    """Returns the trip count of a ``while`` loop that counts from 0 up to a constant, else None."""
+    """Returns the trip count of a ``while`` loop from 0 to a constant, or None if it is unknown."""
     known = loop.attribute(r'known_trip_count"?:\{"?n"?:"?(\d+)')
     if known is not None:
         return int(known)
@@ -107,7 +108,7 @@ def trip_count(loop: Instruction, computations: Computations) -> int | None:
 
 
 def size(type: str) -> int:
-    """Returns the bytes of an HLO type; of a tuple, the sum.
+    """Returns the number of bytes of an HLO type. For a tuple, the sum of its elements.
 
     >>> size("(bf16[2,64]{1,0:T(8,128)(2,1)}, /*index=1*/f32[], pred[3])")
     263
@@ -128,8 +129,8 @@ def _walk(
     for i in instructions:
         kind = i.opcode.removesuffix("-start")
         if kind in KINDS:
-            found = Collective(kind, _moved(i, types), times, loops, exact)
-            if name.startswith("all-reduce-scatter"):  # as TPUs write it
+            found = Collective(kind, _bytes_moved(i, types), times, loops, exact)
+            if name.startswith("all-reduce-scatter"):  # its name in TPU programs
                 found = replace(found, kind="reduce-scatter")
             yield i.attribute(r'chain_id="(\w+)"'), found
         if i.opcode == "while":
@@ -142,11 +143,11 @@ def _walk(
             yield from _walk(computations, called, times, loops, exact)
 
 
-def _moved(i: Instruction, types: dict[str, str]) -> int:
+def _bytes_moved(i: Instruction, types: dict[str, str]) -> int:
+    """Returns the size of the operands or of the result, whichever is larger."""
     names = re.findall(r"%([\w.\-]+)", i.rest.split(")", 1)[0])
     operands, result = sum(size(types.get(name, "")) for name in names), size(i.type)
-    if i.opcode.endswith("-start") and i.type.startswith(
-        "("
-    ):  # the type of a start holds the operands, too
+    is_start_tuple = i.opcode.endswith("-start") and i.type.startswith("(")
+    if is_start_tuple:  # the result tuple of a start includes the operands
         result -= operands
     return max(operands, result)

@@ -1,18 +1,18 @@
-"""Lines about an experiment before it trains: mesh, parameters, FLOPs, memory, collectives."""
+"""Text reports about a compiled experiment: mesh, parameters, FLOPs, memory and collectives."""
 
 from collections import Counter
 
 import jax
 
+from lstm_jax.training.aot.compiled_step import GIB, UNITS, CompiledStep, Memory, bytes_per_device
 from lstm_jax.training.aot.hlo import Collective
-from lstm_jax.training.aot.rehearsal import GIB, UNITS, Memory, Rehearsal, bytes_per_device
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.program import Program
 
-TIME_LOOP = "(_lstm)"  # in the names of a layer's own loops
+TIME_LOOP = "(_lstm)"  # part of the ``op_name`` of the loop over time in a layer
 
 
-def introduce(experiment: Experiment, program: Program) -> list[str]:
+def state_lines(experiment: Experiment, program: Program) -> list[str]:
     """Returns lines about the mesh and the memory of the training state."""
     mesh, state = program.layout.mesh, program.state
     parts = {"parameters": state.params, "optimizer state": state.opt_state}
@@ -28,7 +28,7 @@ def introduce(experiment: Experiment, program: Program) -> list[str]:
     return lines
 
 
-def table(program: Program) -> list[str]:
+def parameter_table(program: Program) -> list[str]:
     """Returns a table of the parameters: name, shape, dtype, size, and the mesh axes that shard it."""
     head = ("parameter", "shape", "dtype", "size", "sharded over")
     rows = [head]
@@ -45,7 +45,7 @@ def table(program: Program) -> list[str]:
     ]
 
 
-def work(experiment: Experiment, program: Program, done: Rehearsal) -> list[str]:
+def step_lines(experiment: Experiment, program: Program, done: CompiledStep) -> list[str]:
     """Returns lines about backends, FLOPs and collectives."""
     layers: dict[tuple[str, str | None], list[str]] = {}
     for name, backend in done.backends.items():
@@ -73,7 +73,7 @@ def memory_line(memory: Memory, of: str, available: int | None) -> str:
 
 
 def _collectives(found: list[Collective], steps: int) -> list[str]:
-    """Returns a line for each kind of collective, inside and outside time loops."""
+    """Returns a line for each kind of collective, separately inside and outside time loops."""
     if not found:
         return ["collectives: none"]
     runs: Counter[tuple[str, bool]] = Counter()
@@ -95,7 +95,10 @@ def _collectives(found: list[Collective], steps: int) -> list[str]:
 
 
 def in_time_loop(c: Collective) -> bool:
-    """Whether a collective runs at every time step of a layer. A loop without a name counts as one."""
+    """Returns whether a collective runs in every time step of a layer.
+
+    A loop without a name counts as a time loop.
+    """
     return any(TIME_LOOP in loop or not loop for loop in c.loops)
 
 

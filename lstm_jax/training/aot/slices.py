@@ -1,4 +1,4 @@
-"""TPU slices that a program can be compiled for. Imports only the standard library."""
+"""TPU slices that a program can be compiled for. This module does not import JAX."""
 
 import math
 import re
@@ -10,14 +10,14 @@ from lstm_jax.training.config import ConfigError
 
 @dataclass(frozen=True)
 class Chip:
-    """A generation of TPUs.
+    """A TPU generation.
 
     Attributes:
-      example: An example of a slice, with as many dimensions as slices of this generation have.
+      example: Example of a slice shape. All slices of a generation have the same number of dimensions.
       accelerator: Name of the accelerator type for the compiler.
-      gib: Memory per device, as the compiler's out-of-memory errors report it.
-      setting: Chip configuration for the compiler: whether two cores act as one device.
-      device: What JAX counts as a device.
+      gib: Memory per device in GiB, according to the compiler's out-of-memory errors.
+      setting: Chip configuration for the compiler. With "megacore", two cores are one device.
+      device: Name of a JAX device in reports.
     """
 
     example: str
@@ -39,7 +39,7 @@ KNOWN = ", ".join(f"{name}:{chip.example}" for name, chip in CHIPS.items())
 
 @dataclass(frozen=True)
 class Slice:
-    """A TPU slice: connected chips, such as ``v5e:4x4``."""
+    """A TPU slice, such as ``v5e:4x4``."""
 
     name: str
 
@@ -49,16 +49,16 @@ class Slice:
             raise ConfigError(
                 f"--compile-for must be a TPU slice such as {KNOWN}, got {self.name!r}."
             )
-        wanted = CHIPS[generation].example.count("x") + 1
-        if len(self.shape) != wanted:
+        expected = CHIPS[generation].example.count("x") + 1
+        if len(self.shape) != expected:
             raise ConfigError(
-                f"--compile-for must have {wanted} dimensions for {generation}, as in "
+                f"--compile-for must have {expected} dimensions for {generation}, as in "
                 f"{generation}:{CHIPS[generation].example}, got {self.name!r}."
             )
 
     @property
     def chip(self) -> Chip:
-        """The generation of the chips."""
+        """The TPU generation."""
         return CHIPS[self.name.partition(":")[0]]
 
     @property
@@ -77,7 +77,9 @@ class Slice:
 
     def topology(self) -> dict[str, Any]:
         """Returns arguments for ``jax.experimental.topologies.get_topology_desc``."""
-        host = [min(n, 2) for n in self.shape[:2]]  # four chips, or all of a smaller slice
+        host = [
+            min(n, 2) for n in self.shape[:2]
+        ]  # a host has four chips, fewer in a smaller slice
         return {
             "platform": "tpu",
             "topology_name": self.name,

@@ -1,1 +1,1 @@
-"""Saves training states and models, and restores them."""
+"""Saving and restoring of training states and models."""

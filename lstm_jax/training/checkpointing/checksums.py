@@ -1,4 +1,4 @@
-"""Checksums of arrays, computed where the arrays are."""
+"""Checksums of arrays, computed on the devices of the arrays."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from jax import lax
 
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-ODD = 2654435761  # 2**32 / golden ratio: consecutive places become very different words
+ODD = 2654435761  # 2**32 / golden ratio: maps consecutive positions to very different words
 
 
 @jax.jit
 def checksums(tree: Any) -> Any:
-    """Returns a 32-bit checksum of each array: the sum of its words, mixed with their places.
+    """Returns a 32-bit checksum of each array: the sum of its words, hashed with their positions.
 
-    The mixing is a bijection of each word (the finalizer of MurmurHash3, Appleby, 2011), so a change
-    of a single word always changes the sum. Integer sums do not depend on their order, so neither
-    the sharding nor the number of devices matters.
+    The hash is a bijection of each word (the finalizer of MurmurHash3, Appleby, 2011), so a change of a
+    single word always changes the sum. Integer sums do not depend on their order, so the checksum does
+    not depend on the sharding.
 
     >>> a = jnp.arange(6.0).reshape(2, 3)
     >>> before, after = checksums((a, a.at[1, 2].add(1e-6)))
@@ -31,7 +31,7 @@ def _checksum(x: jax.Array) -> jax.Array:
         x = jax.random.key_data(x)
     if x.dtype == bool:
         x = x.astype(jnp.uint8)
-    # Types of 8 bytes become pairs of words along a new last axis.
+    # A bitcast of an 8-byte type adds a last axis of two words.
     words = lax.bitcast_convert_type(x, UNSIGNED[x.dtype.itemsize]).astype(jnp.uint32)
     place, stride = jnp.zeros((), jnp.uint32), 1
     for axis in reversed(range(words.ndim)):  # no reshape: the words may be sharded along any axis

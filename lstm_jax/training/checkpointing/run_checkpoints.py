@@ -1,8 +1,8 @@
 """Checkpoints of a run: recent training states for resuming, and the best parameters for inference.
 
-A checkpoint of the training state is saved only after all that belongs to it is on the disk: metrics,
-samples and best models. A model or a checkpoint is removed only when no checkpoint that a run could be
-resumed from needs it. What cannot be read is renamed, not removed.
+A checkpoint of the training state is saved only after the metrics, samples and best models up to its step
+are on disk. A model is deleted only if no checkpoint from which the run may be resumed needs it. Corrupt
+checkpoints are renamed, not deleted.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ class Start(NamedTuple):
     """The step and the state from which training starts or resumes.
 
     Attributes:
-      step: Number of steps done.
-      state: The state after them.
-      pending: StepMetrics of steps that are not in metrics.jsonl yet.
-      best_loss: Validation loss of the best model; infinite without one.
-      corrupt: Reasons why later checkpoints, of states and of models, cannot be read.
-      warnings: Messages about what was restored.
+      step: Number of completed steps.
+      state: The training state after these steps.
+      pending: Metrics of steps that are not in metrics.jsonl yet.
+      best_loss: Validation loss of the best model. Infinity if no model was saved.
+      corrupt: Reasons why later checkpoints are corrupt: ``{directory: {step: reason}}``.
+      warnings: Warnings about the restored checkpoints.
     """
 
     step: int
@@ -40,14 +40,14 @@ class Start(NamedTuple):
 
 
 class RunCheckpoints:
-    """The checkpoints in a run directory. Close it, or the last one may be incomplete.
+    """The checkpoints in a run directory. Call :meth:`close`, or the latest may be incomplete.
 
     Args:
       run_dir: The run directory.
-      start: What :func:`restore` returned.
-      run: How many checkpoints to keep.
-      repeats: Whether training will make the models after the start again. They are removed then, and
-        else renamed.
+      start: The result of :func:`restore`.
+      run: The numbers of checkpoints to keep.
+      reproducible: Whether training will reproduce the models of later steps. They are deleted if True,
+        and renamed if False.
       warn: Called with a message about each checkpoint that is renamed.
     """
 
@@ -56,7 +56,7 @@ class RunCheckpoints:
         run_dir: RunDir,
         start: Start,
         run: Train,
-        repeats: bool,
+        reproducible: bool,
         warn: Callable[[str], None],
     ):
         self.warn, self.keep_best, self.best_loss = warn, run.keep_best, start.best_loss
@@ -65,33 +65,34 @@ class RunCheckpoints:
                 path = run_dir.file(name) / str(step)
                 aside = files.set_aside(path) if run_dir.writes else path
                 warn(f"the checkpoint {path} is corrupt ({reason}); renamed to {aside.name}")
-        for step in () if repeats else steps_in(run_dir.file("best")):
+        for step in () if reproducible else steps_in(run_dir.file("best")):
             if step > start.step and run_dir.writes:
                 aside = files.set_aside(run_dir.file("best") / str(step), "superseded")
-                warn(f"the model of step {step:,} is of other settings; renamed to {aside.name}")
+                warn(
+                    f"the model of step {step:,} was trained with other settings; renamed to {aside.name}"
+                )
         distributed.wait_for_all("checkpoints were renamed")
         self.run_dir = run_dir
         self.states = Checkpoints(run_dir.file("checkpoints"), keep=run.keep_last)
         self.best = Checkpoints(run_dir.file("best"))
         for checkpoints in (self.states, self.best):
-            checkpoints.drop(lambda step: step > start.step)  # training will make them again
+            checkpoints.delete(lambda step: step > start.step)  # training reproduces them
         self.keep_last, self.saved = run.keep_last, self.states.steps()
 
     def save(self, step: int, state: TrainState, pending: StepMetrics) -> None:
-        """Saves a state to resume from, after metrics, samples and best models are on the disk."""
+        """Saves a training state, after metrics, samples and best models are on disk."""
         self.run_dir.sync()
         self.best.wait()
         since = {name: values.tolist() for name, values in pending.items()}
         self.states.save(step, state, state.params, {"since_log": since})
         self.saved = [step, *self.saved]
-        self._drop_old_models(
-            self.saved[: self.keep_last + 1]
-        )  # the new one is still being written
+        # One more than keep_last, because the new checkpoint is not complete yet.
+        self._delete_old_models(self.saved[: self.keep_last + 1])
 
-    def offer(self, step: int, params: Any, loss: float) -> None:
-        """Starts to save a model if it is the best so far."""
+    def save_if_best(self, step: int, params: Any, loss: float) -> None:
+        """Starts to save a model if its validation loss is the lowest so far."""
         if loss < self.best_loss:
-            self.best.drop(lambda other: other >= step)  # a repeated evaluation, on other devices
+            self.best.delete(lambda other: other >= step)  # exists if the evaluation is repeated
             self.best.save(step, params, params, {"loss": loss})
             self.best_loss = loss
 
@@ -99,7 +100,7 @@ class RunCheckpoints:
         """Restores the best model.
 
         Raises:
-          NotFiniteError: if no model was saved, as no validation loss was finite.
+          NotFiniteError: If no model was saved, because no validation loss was finite.
         """
         self.best.wait()
         best, corrupt = self.best.restore_latest(like)
@@ -107,15 +108,15 @@ class RunCheckpoints:
             self.warn(f"the checkpoint {self.best.folder / str(step)} is corrupt: {reason}")
         if best is None:
             raise NotFiniteError(
-                "no evaluation gave a finite loss; lower optimizer.learning_rate or optimizer.clip_norm."
+                "no validation loss was finite. Lower optimizer.learning_rate or optimizer.clip_norm."
             )
         return best
 
     def check(self) -> None:
-        """Checks whether a save failed in the background.
+        """Raises the error of a background save that has failed. Does not wait.
 
         Raises:
-          RunError: if it failed.
+          RunError: If a save has failed.
         """
         self.states.check()
         self.best.check()
@@ -124,28 +125,33 @@ class RunCheckpoints:
         """Waits until all checkpoints are complete."""
         try:
             self.states.close()
-            self._drop_old_models(self.saved[: self.keep_last])
+            self._delete_old_models(self.saved[: self.keep_last])
         finally:
             self.best.close()
 
-    def _drop_old_models(self, states: list[int]) -> None:
-        """Keeps the latest models, and those that the checkpoints would be resumed with.
+    def _delete_old_models(self, states: list[int]) -> None:
+        """Deletes all models but the latest ones and the best model at each checkpoint in ``states``.
 
-        All processes decide alike, as they do not look at the disk, which one of them changes.
+        The decision does not depend on the content of the disk, so that all processes agree.
         """
         models = self.best.steps()
         needed = {*models[: self.keep_best]}
         for state in states:
             needed |= {*[step for step in models if step <= state][:1]}
-        self.best.drop(lambda step: step not in needed)
+        self.best.delete(lambda step: step not in needed)
 
 
 def restore(run_dir: RunDir, state: TrainState, steps_per_dispatch: int) -> Start:
-    """Restores the latest checkpoint that is not corrupt, or returns ``state``. Changes nothing.
+    """Restores the latest checkpoint that is not corrupt. Changes nothing in the run directory.
+
+    Args:
+      run_dir: The run directory.
+      state: The initial training state, which is returned if the run has no checkpoint.
+      steps_per_dispatch: ``train.steps_per_dispatch``, a divisor of the restored step.
 
     Raises:
-      ConfigError: if there are checkpoints but none can be restored, or dispatches of
-        ``steps_per_dispatch`` steps cannot start from there.
+      ConfigError: If no checkpoint can be restored although some exist, or ``steps_per_dispatch`` is no
+        divisor of the step.
     """
     for name in ("checkpoints", "best"):
         path = run_dir.file(name)
@@ -157,8 +163,9 @@ def restore(run_dir: RunDir, state: TrainState, steps_per_dispatch: int) -> Star
     found, corrupt = _latest(run_dir, "checkpoints", state)
     if found is None and not corrupt and run_dir.had_checkpoints():
         raise ConfigError(
-            f"workdir: {run_dir.path} holds a run without its checkpoints. Nothing was changed. Restore "
-            f"{run_dir.file('checkpoints')} from a copy, or choose another directory with --workdir."
+            f"workdir: the checkpoints of the run in {run_dir.path} are missing. Nothing was changed. "
+            f"Restore {run_dir.file('checkpoints')} from a copy, or choose another directory with "
+            "--workdir."
         )
     if found is None and corrupt:
         reasons = "; ".join(f"{step}: {reason}" for step, reason in corrupt.items())
@@ -204,16 +211,16 @@ def _latest(
 def _unverified(run_dir: RunDir, name: str, step: int) -> str:
     return (
         f"the checkpoint {run_dir.file(name) / str(step)} has no checksums: it was restored, but its "
-        "numbers were not verified"
+        "values were not verified"
     )
 
 
 def _loss_at(run_dir: RunDir, step: int) -> float:
-    """Returns the validation loss of a step in metrics.jsonl, infinite if it is not there."""
+    """Returns the validation loss of a step in metrics.jsonl, infinity if the step is missing."""
     losses = [m["eval/loss"] for m in run_dir.metrics() if m["step"] == step and "eval/loss" in m]
     return losses[-1] if losses else np.inf
 
 
 def _array(values: list[Any]) -> np.ndarray:
-    """Returns metrics of steps as they were before they became JSON."""
+    """Converts per-step metrics from JSON to an array."""
     return np.array(values, bool if isinstance(values[0], bool) else np.float32)

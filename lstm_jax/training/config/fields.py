@@ -1,7 +1,7 @@
-"""The decorator of the groups of config fields, and the types of fields.
+"""The ``group`` decorator for config dataclasses, and the types of their fields.
 
-Values are validated by pydantic: when a group is constructed, replaced or parsed, and when a sweep or a
-search gives values to a field. Every error is a ``ConfigError`` of one line that names the field in full.
+Pydantic validates values when a group is constructed, replaced or parsed, and when a sweep or a search
+sets a field. Every error is a one-line ``ConfigError`` with the full name of the field.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 def group(cls: type[T]) -> type[T]:
     """Makes a class a frozen dataclass that validates its fields.
 
-    NumPy numbers are converted to Python's. The docstring of a field is its help on the command line.
+    NumPy numbers become Python numbers. The docstring of a field is its help on the command line.
     """
     validated: Any = dataclass(frozen=True, config=STRICT)(cls)
     for field in dataclasses.fields(validated):
@@ -66,12 +66,12 @@ def group(cls: type[T]) -> type[T]:
 
 
 def group_name(cls: type) -> str:
-    """Returns the name by which an experiment holds a group, empty for the experiment itself."""
+    """Returns the field name of a group in an experiment, such as ``model``. Empty for the experiment."""
     return "" if cls.__name__ == "Experiment" else cls.__name__.lower()
 
 
 def as_python(value: Any) -> Any:
-    """Returns NumPy scalars, also inside a tuple, as Python's, and other values unchanged.
+    """Converts a NumPy scalar, or NumPy scalars in a tuple, to Python. Returns other values unchanged.
 
     >>> import numpy as np
     >>> as_python(np.int64(64)), as_python((np.float32(0.5), 1)), as_python("lstm")
@@ -83,7 +83,7 @@ def as_python(value: Any) -> Any:
 
 
 def check_value(cls: type, field: str, value: object) -> None:
-    """Checks a value for one field of a group, without the rules that relate several fields.
+    """Validates a value for one field of a group, without the constraints that relate several fields.
 
     Raises:
       ConfigError: If the field does not accept the value.
@@ -103,7 +103,7 @@ def _validator(cls: type, field: str) -> Callable[[object], Any]:
 
 
 def explain(error: ValidationError, cls: type | None, prefix: str) -> str:
-    """Returns the message for a validation error, in one line.
+    """Returns a one-line message for a validation error.
 
     Args:
       error: The error.
@@ -114,7 +114,7 @@ def explain(error: ValidationError, cls: type | None, prefix: str) -> str:
     for e in error.errors(include_url=False):
         name, owner = _name(prefix, cls, e["loc"])
         reason = e.get("ctx", {}).get("error")
-        if isinstance(reason, ConfigError):  # a rule about several fields, which names them itself
+        if isinstance(reason, ConfigError):  # its message already names the fields
             text = str(reason)
         elif e["type"] == "value_error":
             text = f"{name} {reason}"
@@ -122,18 +122,19 @@ def explain(error: ValidationError, cls: type | None, prefix: str) -> str:
             hint = did_you_mean(str(e["loc"][-1]), _field_names(owner))
             text = f"{name} is not a field.{hint}"
         elif e["type"] == "path_type":
-            text = f"{name} must be a path, got {shown(e['input'])}."
+            text = f"{name} must be a path, got {short_repr(e['input'])}."
         elif e["type"] == "missing":
             text = f"{name} is missing."
         else:
             must, found = re.subn(r"^\w+ should", " must", e["msg"])
-            text = f"{name or 'the experiment'}{must if found else f': {must}'}, got {shown(e['input'])}."
-        messages[name] = text  # of a union, the message about its last member
+            expected = must if found else f": {must}"
+            text = f"{name or 'the experiment'}{expected}, got {short_repr(e['input'])}."
+        messages[name] = text  # for a union, the message of its last member wins
     return " ".join(messages.values())
 
 
 def _name(prefix: str, cls: Any, loc: Sequence[int | str]) -> tuple[str, Any]:
-    """Returns the full name of the place of an error, and the group that contains it, if any."""
+    """Returns the full name of the field with the error, and the group that contains the field, or None."""
     name, owner, inner = prefix, None, cls
     for part in loc:
         if dataclasses.is_dataclass(inner):
@@ -149,7 +150,7 @@ def _field_names(cls: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)] if cls is not None else []
 
 
-def shown(value: object) -> str:
-    """Returns a value as error messages show it: in one line, cut if it is long."""
+def short_repr(value: object) -> str:
+    """Returns the ``repr`` of a value in one line, truncated to ``MAX_VALUE_LENGTH`` characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}..."

@@ -1,4 +1,4 @@
-"""Config files: Python files that define an experiment, and perhaps a sweep or a search."""
+"""Config files: Python files that define an experiment and, optionally, a sweep or a search."""
 
 import dataclasses
 import runpy
@@ -18,7 +18,7 @@ from lstm_jax.training.errors import ConfigError, did_you_mean
 
 @group
 class Range:
-    """The values of a field in a search: numbers from ``low`` to ``high``, integers if both are."""
+    """A search range from ``low`` to ``high``. Values are integers if both bounds are integers."""
 
     low: int | float
     high: int | float
@@ -38,7 +38,7 @@ class Range:
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """The definitions of a config file. ``sweep`` and ``search`` are validated when they are used."""
+    """Definitions in a config file. ``sweep`` and ``search`` are validated when they are used."""
 
     path: Path
     config: Experiment
@@ -52,13 +52,13 @@ def read_config(path: Path) -> ConfigFile:
     """Runs a config file and returns its definitions.
 
     Raises:
-      ConfigError: If the file is missing or fails, or if it defines no experiment ``config``.
+      ConfigError: If the file is missing, raises an error, or does not define ``config``.
     """
     path = local_path("config file", path)
     if not path.is_file():
         siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise ConfigError(f"config file {path} not found.{did_you_mean(str(path), siblings)}")
-    if path.suffix != ".py":  # a text that was given by mistake must not run as Python
+    if path.suffix != ".py":  # a text passed by mistake must not run as Python
         raise ConfigError(
             f"config file must be a .py file, got {path}. To train on it pass --data.path {path}."
         )
@@ -73,9 +73,9 @@ def read_config(path: Path) -> ConfigFile:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    """Returns the global names of a config file after running it."""
+    """Runs a config file and returns its global names."""
     folder = str(path.parent.resolve())
-    sys.path.insert(0, folder)  # a config may import a module beside it, as a script may
+    sys.path.insert(0, folder)  # like a script, a config may import modules from its directory
     try:
         return runpy.run_path(str(path))
     except Exception as error:

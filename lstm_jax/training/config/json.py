@@ -1,4 +1,4 @@
-"""An experiment as JSON, as in ``config.json``, and the differences between two experiments."""
+"""Conversion of an experiment to and from JSON (``config.json``), and the diff of two experiments."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ def from_json(content: Any) -> Experiment:
     """Returns an experiment from JSON values. The inverse of :func:`as_json`.
 
     Raises:
-      ConfigError: If the content is no experiment, or has unknown fields or values.
+      ConfigError: If the content is not an experiment, or has unknown fields or invalid values.
     """
     try:
         return ADAPTER.validate_json(json.dumps(content))
@@ -31,7 +31,7 @@ def from_json(content: Any) -> Experiment:
 
 
 def differences(before: Experiment, now: Experiment) -> dict[str, str]:
-    """Returns a sentence for each field that differs, by the field's name."""
+    """Returns the fields that differ: a dict of field names to ``FIELD was OLD, now NEW``."""
     old, new = values(before), values(now)
     return {
         name: f"{name} was {old[name]}, now {new[name]}"

@@ -1,4 +1,4 @@
-"""Overrides: new values for fields of an experiment by their full names, such as ``model.hidden_size``."""
+"""Overrides: new values of fields by their full names, such as ``{"model.hidden_size": 128}``."""
 
 import dataclasses
 import hashlib
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from lstm_jax.training.config.fields import as_python, check_value, shown
+from lstm_jax.training.config.fields import as_python, check_value, short_repr
 from lstm_jax.training.config.file import Range
 from lstm_jax.training.config.schema import Experiment
 from lstm_jax.training.errors import ConfigError, did_you_mean
@@ -19,11 +19,11 @@ def grid(sweep: object) -> list[dict[str, Any]]:
     """Returns the overrides of each run of a sweep.
 
     Args:
-      sweep: A dict of fields to lists of values, of which every combination is a run, or a list with a
-        dict of fields to values for each run. NumPy arrays may take the place of lists.
+      sweep: A dict of fields to lists (or NumPy arrays) of values: every combination is a run. Or a list
+        of dicts of fields to values: every dict is a run.
 
     Raises:
-      ConfigError: If the sweep is neither, or empty.
+      ConfigError: If the sweep is neither, or is empty.
 
     >>> grid({"seed": [0, 1], "model.cell": ["lstm"]})
     [{'seed': 0, 'model.cell': 'lstm'}, {'seed': 1, 'model.cell': 'lstm'}]
@@ -33,31 +33,33 @@ def grid(sweep: object) -> list[dict[str, Any]]:
         columns = {name: _as_list(values) for name, values in sweep.items()}
         for name, values in columns.items():
             if not isinstance(values, list):
-                raise ConfigError(f"sweep: {name} must be a list of values, got {shown(values)}.")
+                raise ConfigError(
+                    f"sweep: {name} must be a list of values, got {short_repr(values)}."
+                )
         runs = [
             dict(zip(columns, row, strict=True)) for row in itertools.product(*columns.values())
         ]
     if not isinstance(runs, list | tuple) or not all(isinstance(run, dict) for run in runs):
         raise ConfigError(
             "sweep must be a dict of lists, such as {'model.hidden_size': [128, 256]}, or a list of "
-            f"dicts, such as [{{'model.hidden_size': 128}}], got {shown(sweep)}."
+            f"dicts, such as [{{'model.hidden_size': 128}}], got {short_repr(sweep)}."
         )
     if not sweep or not runs:
-        raise ConfigError(f"sweep must have at least one run, got {shown(sweep)}.")
+        raise ConfigError(f"sweep must have at least one run, got {short_repr(sweep)}.")
     return [{name: as_python(value) for name, value in run.items()} for run in runs]
 
 
 def check_names(where: str, names: Iterable[object], given: Experiment, config: Experiment) -> None:
-    """Checks that a sweep or a search may set these fields.
+    """Checks that a sweep or a search may set fields.
 
     Args:
-      where: The name of the sweep or search in an error message.
+      where: ``sweep`` or ``search``, for the error message.
       names: The full names of the fields.
       given: The experiment of the config file and the command line.
       config: The experiment of the config file.
 
     Raises:
-      ConfigError: If a field does not exist or is also set on the command line.
+      ConfigError: If a field does not exist, or is also set on the command line.
     """
     known, before = values(given), values(config)
     for name in names:
@@ -73,22 +75,24 @@ def check_names(where: str, names: Iterable[object], given: Experiment, config: 
 
 
 def check_space(space: object, given: Experiment, config: Experiment) -> dict[str, Any]:
-    """Returns a search space, validated, with lists in place of NumPy arrays.
+    """Validates a search space and returns it with NumPy arrays converted to lists.
 
     Raises:
-      ConfigError: If it is not a dict of ranges and lists, names a field that does not exist, or has a
-        value that the field does not accept.
+      ConfigError: If the space is not a dict of ranges and lists, names a field that does not exist, or
+        has a value that the field does not accept.
     """
     if not isinstance(space, dict) or not space:
         raise ConfigError(
             "search must be a dict of ranges and lists, such as {'model.dropout': Range(0.0, 0.5)}, "
-            f"got {shown(space)}."
+            f"got {short_repr(space)}."
         )
     check_names("search", space, given, config)
     space = {name: _as_list(values) for name, values in space.items()}
     for name, values in space.items():
         if not isinstance(values, Range | list) or not values:
-            raise ConfigError(f"search: {name} must be a Range or a list, got {shown(values)}.")
+            raise ConfigError(
+                f"search: {name} must be a Range or a list, got {short_repr(values)}."
+            )
         group, _, field = name.rpartition(".")
         owner = type(getattr(given, group) if group else given)
         for value in (values.low, values.high) if isinstance(values, Range) else values:
@@ -100,7 +104,7 @@ def check_space(space: object, given: Experiment, config: Experiment) -> dict[st
 
 
 def apply(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
-    """Returns the experiment with overrides.
+    """Returns an experiment with overrides applied.
 
     Raises:
       ConfigError: If the result is not valid.
@@ -115,7 +119,7 @@ def apply(experiment: Experiment, overrides: Mapping[str, Any]) -> Experiment:
 
 
 def folder_name(overrides: Mapping[str, Any]) -> str:
-    """Returns the name of a run's directory. It does not depend on the order of the overrides.
+    """Returns the directory name of a run. It does not depend on the order of the overrides.
 
     >>> folder_name({"optimizer.learning_rate": 3e-3, "model.hidden_size": 128})
     'model.hidden_size=128,optimizer.learning_rate=0.003'
@@ -142,7 +146,7 @@ def values(experiment: Experiment) -> dict[str, Any]:
 
 
 def _as_list(values: Any) -> Any:
-    """Returns a NumPy array, a list or a tuple as a list of Python values, other values unchanged.
+    """Converts a NumPy array, a list or a tuple to a list of Python values. Returns other values unchanged.
 
     >>> import numpy as np
     >>> _as_list(np.arange(16, 64, 16)), _as_list((np.int64(16), "lstm"))
@@ -154,6 +158,6 @@ def _as_list(values: Any) -> Any:
 
 
 def _readable(value: object) -> str:
-    """Returns a value for a file name: 1.0 like 1, and unsafe characters percent-encoded."""
+    """Returns a value as part of a file name. Writes 1.0 as 1 and percent-encodes unsafe characters."""
     text = str(value).removesuffix(".0") if isinstance(value, float) else str(value)
     return quote(text, safe="+")

@@ -1,4 +1,4 @@
-"""Paths in a config: local ones, and the names of data sets in place of them."""
+"""Paths in a config: local paths, and dataset names such as ``name:text8``."""
 
 import re
 from pathlib import Path
@@ -15,10 +15,10 @@ def expand_user(path: Path) -> Path:
     """Returns a path with ``~`` expanded.
 
     Raises:
-      ValueError: If it is a URL, or its home directory is unknown. The message does not name the path's
-        field.
+      ValueError: If the path is a URL, or its home directory is unknown. The caller adds the name of the
+        field to the message.
     """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", str(path))  # pathlib has made // to /
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+", str(path))  # pathlib has turned // into /
     if scheme:
         url = f"{scheme[1]}://{str(path)[scheme.end() :]}"
         raise ValueError(
@@ -32,7 +32,7 @@ def expand_user(path: Path) -> Path:
 
 
 LocalPath = Annotated[Path, Field(strict=False), AfterValidator(expand_user)]
-"""A path, which may be given as a string."""
+"""Type of a local path. A string is converted."""
 
 
 def local_path(name: str, path: Path) -> Path:
@@ -43,7 +43,7 @@ def local_path(name: str, path: Path) -> Path:
       path: The path.
 
     Raises:
-      ConfigError: If it is a URL, or its home directory is unknown.
+      ConfigError: If the path is a URL, or its home directory is unknown.
 
     >>> local_path("workdir", Path("s3://bucket/run"))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -56,7 +56,7 @@ def local_path(name: str, path: Path) -> Path:
 
 
 def named_source(path: Path) -> tuple[str, str] | None:
-    """Returns the source and the name of a data set that stands in place of a path, or None for a path.
+    """Returns the source and the name of a dataset such as ``name:text8``, or None for a local path.
 
     >>> named_source(Path("name:text8")), named_source(Path("hf:owner/set")), named_source(Path("a.txt"))
     (('name', 'text8'), ('hf', 'owner/set'), None)

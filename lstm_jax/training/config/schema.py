@@ -1,4 +1,4 @@
-"""The fields of an experiment. Imports nothing slow, because ``--help`` must answer at once."""
+"""The fields of an experiment. This module does not import JAX, so that ``--help`` is fast."""
 
 import dataclasses
 from pathlib import Path
@@ -79,8 +79,8 @@ class Data:
     that comes with Python. images: a directory of IDX files, or name:mnist. piano_roll: a .mat or .npz
     file. arrays: an .npz file."""
     unit: Literal["character", "word", "token"] = "character"
-    """text: what a token of the model is: a character, a word, or a string between spaces (token, for
-    text that is already tokenized)."""
+    """text: unit of the vocabulary. character, word, or token: a string between spaces, for text that is
+    already tokenized."""
     vocabulary_size: PositiveInt = 10_000
     """text with unit word or token: maximum number of tokens in the vocabulary. The most frequent are
     kept."""
@@ -93,11 +93,11 @@ class Data:
     batch_size / train.grad_accum_steps. For text, None is at most 8 rows, or 64 for a text of 32 MB or
     more."""
     sequence_length: PositiveInt = 64
-    """text: steps per batch; the state is carried over to the next batch. Generated sequences: steps per
+    """text: steps per batch; the LSTM state continues in the next batch. Generated sequences: steps per
     sequence (copy: steps of the delay). Ignored for sequences from files."""
     reset_probability: Fraction = 0.02
-    """text: probability that a sequence starts a batch from the zero state. The model needs some such
-    starts in training to generate text from a prompt."""
+    """text: probability that a sequence starts a batch from a zero state instead of the state of the
+    previous batch. Text generation starts from a zero state, so training must include some."""
     eval_sequences: PositiveInt = 1000
     """Generated sequences: number of sequences in the validation set."""
 
@@ -131,13 +131,14 @@ class Optimizer:
     weight_decay: NonNegativeFloat = 0.0
     """adamw, lion: decoupled weight decay of matrices. Biases are not decayed."""
     momentum: Fraction | None = None
-    """sgd, rmsprop: momentum. None is Optax's default, here and below."""
+    """sgd, rmsprop: momentum. None is the default of Optax."""
     b1: Fraction | None = None
-    """adamw, adam, lion: decay rate of the first moment."""
+    """adamw, adam, lion: decay rate of the first moment. None is the default of Optax."""
     b2: Fraction | None = None
-    """adamw, adam, lion: decay rate of the second moment (lion: of the momentum)."""
+    """adamw, adam: decay rate of the second moment. lion: decay rate of the momentum. None is the default
+    of Optax."""
     eps: NonNegativeFloat | None = None
-    """adamw, adam, rmsprop: constant added to the denominator."""
+    """adamw, adam, rmsprop: constant added to the denominator. None is the default of Optax."""
 
     @model_validator(mode="after")
     def _check(self) -> "Optimizer":
@@ -166,24 +167,25 @@ class Train:
     steps: PositiveInt = 2400
     """Number of optimizer updates."""
     log_every: PositiveInt = 200
-    """Steps between progress lines."""
+    """Steps between lines of training metrics, on the console and in metrics.jsonl."""
     eval_every: PositiveInt = 800
     """Steps between evaluations."""
     checkpoint_every: PositiveInt = 800
     """Steps between checkpoints. The last step is always saved."""
     steps_per_dispatch: PositiveInt = 10
-    """Steps per call of the compiled function. Must divide the four numbers above."""
+    """Steps per call of the compiled function. Must divide steps, log_every, eval_every and
+    checkpoint_every."""
     grad_accum_steps: PositiveInt = 1
     """Number of parts into which a batch is split to save memory. Their gradients are accumulated into
     one update."""
     keep_last: PositiveInt = 2
     """Number of recent checkpoints to keep. Keep at least 2, so that a corrupt one can be skipped."""
     keep_best: PositiveInt = 2
-    """Number of best models to keep. The best model of each checkpoint is kept as well."""
+    """Number of best models to keep. The model that was best at each kept checkpoint is kept as well."""
     patience: PositiveInt | None = None
     """Stop after this many evaluations without a lower validation loss. None trains for all steps."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """Reaction to a loss or gradient that is not finite: stop, or skip the update and count it."""
+    """Action if a loss or gradient is not finite: stop, or skip the update and count it."""
 
     @model_validator(mode="after")
     def _check(self) -> "Train":
@@ -202,23 +204,23 @@ class Train:
 
 @group
 class Sample:
-    """Text generation from a prompt, at evaluations and by ``generate``."""
+    """Text generation, after each evaluation and with the command ``generate``."""
 
     prompt: Annotated[str, Field(min_length=1)] = "The "
     """Text to continue."""
     length: PositiveInt = 400
     """Number of tokens to generate."""
     temperature: PositiveFloat = 0.7
-    """Divisor of the logits: below 1 likely tokens become likelier."""
+    """Divisor of the logits. Values below 1 make likely tokens more likely."""
     top_k: PositiveInt | None = None
-    """Sample from the k likeliest tokens only. None samples from all."""
+    """Sample from the k most likely tokens only. None samples from all tokens."""
     seed: Int = 0
     """Random seed of the samples."""
 
 
 @group
 class Log:
-    """Metrics and profiles beside metrics.jsonl."""
+    """Logging in addition to metrics.jsonl."""
 
     tensorboard: bool = False
     """Write the metrics for TensorBoard into the run directory (needs tensorboardX)."""
@@ -227,7 +229,8 @@ class Log:
     norms: bool = False
     """Log the norm of each parameter and of its gradient."""
     profile: tuple[PositiveInt, PositiveInt] | None = None
-    """First and last step of a profile that is written into the run directory. Open it with xprof."""
+    """First and last step to profile. The profile is written into the run directory. Open it with
+    xprof."""
 
     @model_validator(mode="after")
     def _check(self) -> "Log":
@@ -240,22 +243,21 @@ class Log:
 
 @group
 class Mesh:
-    """Devices and processes. They may differ when a run is resumed."""
+    """Devices and processes. They may change when a run is resumed."""
 
     data: PositiveInt | None = None
-    """Number of devices over which the sequences of a batch are sharded. None is the largest number that
-    divides the batch."""
+    """Number of devices over which the sequences of a batch are sharded. None is the largest number of
+    available devices that divides batch_size."""
     model: PositiveInt = 1
-    """Number of devices over which the hidden units are sharded, for layers that are too large for one
-    device."""
+    """Number of devices over which the hidden units are sharded (tensor parallelism)."""
     parameters: Literal["replicated", "sharded"] = "replicated"
     """replicated: every device holds all parameters. sharded: parameters and optimizer state are sharded
     over the data axis (FSDP) and gathered one layer at a time."""
     axis_types: Literal["auto", "explicit"] = "auto"
     """Axis types of jax.sharding.Mesh."""
     coordinator_address: str | None = None
-    """HOST:PORT of the first process; auto: as jax.distributed.initialize() finds it. None is auto under
-    srun, mpirun or on a TPU pod, and a single process otherwise."""
+    """HOST:PORT of the first process, or auto to let jax.distributed.initialize() detect it. None is auto
+    under srun, mpirun or on a TPU pod, and a single process otherwise."""
     num_processes: PositiveInt | None = None
     """Number of processes. Only with coordinator_address HOST:PORT."""
     process_id: NonNegativeInt | None = None
@@ -282,7 +284,7 @@ class Mesh:
 
 @group
 class Experiment:
-    """A model, its data and how it is trained. See configs/ for examples."""
+    """Settings of a model, its data and its training. See configs/ for examples."""
 
     name: str = "char_lm"
     """Name of the experiment."""

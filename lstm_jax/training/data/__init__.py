@@ -1,7 +1,7 @@
 """Datasets: training, validation and test batches for every task.
 
-``make_dataset`` builds the dataset of an experiment. ``from_sequences`` builds one from arrays in
-memory. Imports are lazy: a config must not wait for JAX.
+``make_dataset`` builds the dataset of an experiment. ``from_sequences`` builds a dataset from arrays in
+memory. Imports are lazy, so that reading a config does not import JAX.
 """
 
 from typing import TYPE_CHECKING, Any

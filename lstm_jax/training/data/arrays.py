@@ -11,8 +11,8 @@ array          shape and dtype              meaning
 (neither)                                   the next step is predicted
 =============  ===========================  =====================================================
 
-The same names with the prefix ``test_`` give a test set. A tenth of the sequences is used for
-validation. Arrays of objects are refused: nothing is ever unpickled.
+Arrays with the prefix ``test_`` (``test_inputs``, ...) are the test set. A tenth of the other sequences is
+used for validation. Object arrays are refused, because reading them would unpickle code.
 """
 
 import zlib
@@ -36,10 +36,10 @@ KNOWN = ("inputs", "lengths", "labels", "targets")
 
 
 def arrays_dataset(data: Data, seed: int) -> Dataset:
-    """Returns a dataset with classes, numbers or next steps to predict, whichever the file has.
+    """Builds a dataset from an .npz file, for classification, regression or next-step prediction.
 
     Raises:
-      ConfigError: If the file cannot be read or its arrays do not fit the table above.
+      ConfigError: If the file cannot be read, or its arrays do not match the table of this module.
     """
     assert data.path is not None
     content = _read(data.path)
@@ -48,8 +48,8 @@ def arrays_dataset(data: Data, seed: int) -> Dataset:
     test_part = _checked(content, "test_") if has_test else None
     parts = [part] if test_part is None else [part, test_part]
     if test_part is not None and _sizes(part) != _sizes(test_part):
-        got = f"a test set of {_sizes(test_part)} beside {_sizes(part)}"
-        _fail(got, "the same arrays, features and numbers to predict")
+        got = f"{_sizes(test_part)} for test and {_sizes(part)} for training"
+        _fail(got, "the same arrays with the same numbers of features and targets in both")
 
     N, T = part["inputs"].shape[:2]
     in_train, in_eval = split_validation(N)
@@ -90,7 +90,7 @@ def arrays_dataset(data: Data, seed: int) -> Dataset:
 
 
 def _sizes(part: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """Returns the array names with the shapes of one sequence and one step."""
+    """Returns the shape of a sequence of each array, without the number of steps for ``inputs``."""
     sizes = {name: array.shape[1:] for name, array in part.items()}
     return sizes | {"inputs": sizes["inputs"][1:]}
 
@@ -107,7 +107,7 @@ def _sequences(part: dict[str, np.ndarray]) -> Batch:
 
 
 def _baselines(train: Batch, evaluated: Batch, metric: str) -> dict[str, float]:
-    """Returns the metric of the majority class, of the training mean, or of the token frequencies."""
+    """Returns the metric of predicting the majority class, the training mean or token frequencies."""
     known, true = (
         np.asarray(part.targets)[np.asarray(part.weights) == 1] for part in (train, evaluated)
     )
@@ -125,13 +125,13 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
             if not isinstance(content, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
+                raise ValueError("it is an .npy file")
             return {name: content[name] for name in content.files}
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         is_pickled = "allow_pickle" in str(error)
-        reason = "it holds objects, or something else" if is_pickled else str(error)
+        reason = "it has object arrays or is not an .npz file" if is_pickled else str(error)
         raise ConfigError(
             f"data.path: expected an .npz file with arrays of numbers, got {path} ({reason}). Write it with "
             "numpy.savez(path, inputs=..., ...)."
@@ -139,7 +139,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _checked(content: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of a set, checked against the table above, with ``lengths`` added."""
+    """Validates the arrays with a prefix and returns them by name, with ``lengths`` added."""
     part = {name: content[prefix + name] for name in KNOWN if prefix + name in content}
     unknown = sorted(set(content) - {p + name for p in ("", "test_") for name in KNOWN})
     if unknown:
@@ -162,7 +162,7 @@ def _checked(content: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
     least = 1 if "labels" in part or "targets" in part else 2
     _within(f"{prefix}lengths", part["lengths"], least, T)
     part["lengths"] = part["lengths"].astype(np.int32)
-    padding = np.arange(T) >= part["lengths"][:, None]  # may have any values, even NaN or -1
+    padding = np.arange(T) >= part["lengths"][:, None]  # may contain any values, even NaN or -1
     inputs = np.where(padding[..., None] if floats else padding, 0, inputs)
     if floats:
         inputs = _finite(f"{prefix}inputs", inputs)

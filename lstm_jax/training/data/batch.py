@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 
 class Batch(NamedTuple):
-    """Sequences with the targets of each step, as NumPy or JAX arrays.
+    """Sequences with targets and weights for each step, as NumPy or JAX arrays.
 
-    A batch is time-major: ``[T, B, ...]``, or ``[n, T, B, ...]`` for n batches. A set of sequences in
-    memory, as :func:`~lstm_jax.training.data.sequences.from_sequences` takes it, has the same fields
-    with the sequences first: ``[N, T, ...]``.
+    A batch is time-major: ``[T, B, ...]``, or ``[n, T, B, ...]`` for n batches. The argument of
+    :func:`~lstm_jax.training.data.sequences.from_sequences` has the same fields with the sequences first:
+    ``[N, T, ...]``.
 
     Sequences are padded at the end to a common length T:
 
@@ -18,14 +18,14 @@ class Batch(NamedTuple):
       multiplied by 0.
     - To predict one answer per sequence, repeat the answer at every step and set a weight of 1 on the
       last valid step only.
-    - A sequence that only completes a batch has a weight of 0 at every step.
+    - A sequence that pads a batch has a weight of 0 at every step.
 
     Attributes:
       inputs: Token ids ``[T, B]`` or floats ``[T, B, I]``.
       targets: Target ids ``[T, B]`` or floats ``[T, B, K]``.
       weights: Weight of each prediction in losses and metrics, ``[T, B]``.
       lengths: Number of valid steps, ``[B]``. None if all T steps are valid.
-      scored: Weight of each prediction in the accuracy, ``[T, B]``. None for ``weights``.
+      scored: Weight of each prediction in the accuracy, ``[T, B]``. None uses ``weights``.
     """
 
     inputs: Any

@@ -1,4 +1,4 @@
-"""The directory for downloaded and encoded data, so that both happen only once."""
+"""The cache directory for downloaded and encoded data."""
 
 import os
 import secrets
@@ -10,11 +10,11 @@ from lstm_jax.training.config import ConfigError, local_path
 
 
 class CacheError(ConfigError):
-    """The cache directory is unknown or cannot be written."""
+    """Error for a cache directory that is unknown or cannot be written."""
 
 
 def cache_dir() -> Path:
-    """Returns ``$LSTM_JAX_CACHE``, or ``lstm_jax`` in ``$XDG_CACHE_HOME`` (by default ``~/.cache``).
+    """Returns ``$LSTM_JAX_CACHE``. If it is unset, ``$XDG_CACHE_HOME/lstm_jax`` or ``~/.cache/lstm_jax``.
 
     Raises:
       CacheError: If the variable holds a URL, or the home directory is unknown.
@@ -34,13 +34,13 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path, which is renamed to ``path`` if the block succeeds.
 
     Raises:
-      CacheError: If the file cannot be written. A file that was at ``path`` before stays.
+      CacheError: If the file cannot be written. An existing file at ``path`` remains.
     """
-    # Random, not the process id: in containers that share a home directory the ids are the same.
+    # Random instead of the process id, because containers with a common home directory share ids.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Downloads files into the cache, unpacks them and verifies their checksums."""
+"""Downloads of files into the cache, with unpacking and verification of checksums."""
 
 import gzip
 import hashlib
@@ -16,21 +16,21 @@ from typing import IO, cast
 from tqdm import tqdm
 
 from lstm_jax.training.config import ConfigError
-from lstm_jax.training.data.cache import written
+from lstm_jax.training.data.cache import atomic_path
 from lstm_jax.training.data.named_table import File
 
 TIMEOUT = 30
-"""Number of seconds without an answer after which a download fails."""
+"""Seconds without a response after which a download fails."""
 
 
 def download_files(files: Sequence[File], folder: Path) -> None:
-    """Verifies the files that are in a directory, and downloads the missing ones.
+    """Verifies existing files in a directory and downloads missing files.
 
     Raises:
       ConfigError: If a file cannot be downloaded or has another checksum.
     """
     for file in files:
-        if (folder / file.name).is_file():  # perhaps put there by the user
+        if (folder / file.name).is_file():  # the user may have copied it there
             _verify(folder / file.name, file)
     missing = [f for f in files if not (folder / f.name).is_file()]
     for archive_name in dict.fromkeys(f.archive for f in missing):
@@ -42,13 +42,13 @@ def download_files(files: Sequence[File], folder: Path) -> None:
 
 @contextmanager
 def _archive(folder: Path, file: File, missing: list[File]) -> Iterator[Path]:
-    """Yields an archive that was put into the directory, or downloads one and removes it afterwards."""
+    """Yields the archive in the directory, or downloads it and removes it afterwards."""
     provided, downloaded = folder / file.archive, folder / f"downloaded-{file.archive}"
     if provided.is_file():
         yield provided
         return
     try:
-        with written(downloaded) as new, new.open("wb") as content:
+        with atomic_path(downloaded) as new, new.open("wb") as content:
             for block in _download(file, missing, folder):
                 content.write(block)
         yield downloaded
@@ -72,7 +72,7 @@ def _download(file: File, missing: list[File], folder: Path) -> Iterator[bytes]:
         urls = " and ".join(dict.fromkeys(f.url for f in missing))
         raise ConfigError(
             f"data.path: cannot download {file.url} ({getattr(error, 'reason', error)}); download {urls} "
-            f"by other means into the directory {folder}."
+            f"manually into the directory {folder}."
         ) from error
 
 
@@ -84,9 +84,9 @@ def _bar(name: str, size: int) -> tqdm:
 
 
 def _unpack(archive: Path, file: File, path: Path) -> None:
-    """Unpacks and verifies a file. A wrong file does not get into the cache."""
+    """Unpacks and verifies a file. A file with another checksum is not added to the cache."""
     try:
-        with written(path) as new:
+        with atomic_path(path) as new:
             with _opened(archive, file) as packed, new.open("wb") as plain:
                 shutil.copyfileobj(packed, plain, 1 << 20)
             _verify(new, file, archive)

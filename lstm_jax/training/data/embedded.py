@@ -1,22 +1,22 @@
-"""The text that comes with every Python: the language reference, English prose and code."""
+"""The text that comes with Python: topics of the language reference, English prose and code."""
 
 import hashlib
 import re
 
-from lstm_jax.training.data.text_files import ONE_IN, Piece, Text
+from lstm_jax.training.data.text_files import ONE_IN, ByteRange, Text
 
 
 def embedded_text() -> Text:
     """Returns the topics of ``pydoc_data.topics``, split into training and validation topics.
 
-    Topics that are contained in other topics are dropped, and complete topics are used for
-    validation, so that no validation passage occurs in the training text. The text differs between
-    Python releases, so its name has its hash.
+    Topics that are contained in other topics are dropped, and a topic is used either for training or for
+    validation, so that no validation passage occurs in the training text. The name includes a hash,
+    because the text differs between Python releases.
     """
     from pydoc_data import topics as pydoc_topics
 
     topics = without_contained(pydoc_topics.topics)
-    # The order of hashes is a fixed shuffle: neighbours in the alphabet are often related.
+    # Ordering by hash is a fixed shuffle, because alphabetical neighbours are often related.
     order = sorted(topics, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     room = sum(map(len, topics.values())) // ONE_IN
     parts: dict[bool, list[str]] = {True: [], False: []}
@@ -27,11 +27,13 @@ def embedded_text() -> Text:
     validation, train = ("\n\n".join(parts[fits]).encode() for fits in (True, False))
     digest = hashlib.sha256(train + validation).hexdigest()
     name = f"pydoc_data.topics, sha256 {digest[:12]}"
-    return Text(name, (Piece(train, 0, len(train)),), (Piece(validation, 0, len(validation)),))
+    return Text(
+        name, (ByteRange(train, 0, len(train)),), (ByteRange(validation, 0, len(validation)),)
+    )
 
 
 def without_contained(topics: dict[str, str]) -> dict[str, str]:
-    r"""Drops topics that are contained in other topics, also with headings underlined differently.
+    r"""Drops topics that are contained in other topics, ignoring the underlines of headings.
 
     >>> inner = "For\n***\n\nIt loops."
     >>> outer = "All\n***\n\nWell.\n\nFor\n===\n\nIt loops."

@@ -1,4 +1,4 @@
-"""Encodes a text into a file of token ids, once, and verifies and maps the file in later runs."""
+"""Cached encoding of texts: files of token ids, which are verified and memory-mapped in later runs."""
 
 import hashlib
 import io
@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from lstm_jax.training.config import ConfigError, Data
-from lstm_jax.training.data.cache import CacheError, cache_dir, written
-from lstm_jax.training.data.text_files import Pieces, Text, blocks
+from lstm_jax.training.data.cache import CacheError, atomic_path, cache_dir
+from lstm_jax.training.data.text_files import ByteRanges, Text, blocks
 from lstm_jax.training.data.vocabulary import Vocabulary, complete_symbols, count
 
 FORMAT = 2
@@ -35,7 +35,7 @@ class Encoding:
       dtype: Name of the dtype of the ids, the smallest that holds the vocabulary.
       counts: Number of training, validation and test ids.
       sha256: Hash of the file.
-      symbols: The vocabulary.
+      symbols: The tokens of the vocabulary, by id.
     """
 
     format: int
@@ -65,7 +65,7 @@ class Encoding:
 
 
 def cached_ids(text: Text, data: Data) -> tuple[Encoding, np.ndarray]:
-    """Returns memory-mapped ids. Encodes the text if its ids are missing, stale or corrupt.
+    """Returns memory-mapped token ids. Encodes the text if the cached ids are missing, stale or corrupt.
 
     Raises:
       CacheError: If the ids cannot be written or mapped.
@@ -74,9 +74,9 @@ def cached_ids(text: Text, data: Data) -> tuple[Encoding, np.ndarray]:
     path, source = _description_path(text, data), _hash_of_source(text)
     encoding = _read(path, source)
     if encoding is None:
-        with written(path.with_suffix(".ids")) as new, new.open("wb") as file:
+        with atomic_path(path.with_suffix(".ids")) as new, new.open("wb") as file:
             encoding = encode(text, data, source, file.write)
-        with written(path) as new:
+        with atomic_path(path) as new:
             new.write_text(encoding.to_json(), encoding="utf-8")
     if not sum(encoding.counts):  # an empty file cannot be mapped
         return encoding, np.zeros(0, encoding.dtype)
@@ -87,7 +87,7 @@ def cached_ids(text: Text, data: Data) -> tuple[Encoding, np.ndarray]:
 
 
 def ids_in_memory(text: Text, data: Data) -> tuple[Encoding, np.ndarray]:
-    """Returns the ids that :func:`cached_ids` returns, without using the cache.
+    """Encodes a text in memory, without using the cache. The result is that of :func:`cached_ids`.
 
     Raises:
       ConfigError: If the text cannot be read.
@@ -98,9 +98,9 @@ def ids_in_memory(text: Text, data: Data) -> tuple[Encoding, np.ndarray]:
 
 
 def encode(text: Text, data: Data, source: str, write: Callable[[bytes], object]) -> Encoding:
-    """Passes the ids of a text, as bytes, to ``write``.
+    """Encodes a text and passes the ids as bytes to ``write``.
 
-    The text is read twice, in blocks: to count its symbols, and to write their ids.
+    The text is read twice in blocks: to count its tokens, and to write their ids.
 
     Raises:
       ConfigError: If the text cannot be read, or changes while it is read.
@@ -134,10 +134,10 @@ def encode(text: Text, data: Data, source: str, write: Callable[[bytes], object]
 
 
 def _description_path(text: Text, data: Data) -> Path:
-    """Returns the path of the description. It stays the same when the files of the text change."""
-    what = [[str(p.source) for p in part] for part in text.parts], text.encoding, data.unit
+    """Returns the path of the description. It does not depend on the content of the files."""
+    source = [[str(p.source) for p in part] for part in text.parts], text.encoding, data.unit
     size = None if data.unit == "character" else data.vocabulary_size
-    key = hashlib.sha256(repr((what, size)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((source, size)).encode()).hexdigest()[:16]
     return cache_dir() / "ids" / f"{key}.json"
 
 
@@ -165,7 +165,7 @@ def _read(path: Path, source: str) -> Encoding | None:
 
 
 def _is_intact(ids: Path, encoding: Encoding) -> bool:
-    """Compares size, hash and range of a file of ids with its description."""
+    """Returns whether the size, the hash and the range of a file of ids match its description."""
     dtype, digest, size = np.dtype(encoding.dtype), hashlib.sha256(), 0
     with ids.open("rb") as file:
         while block := file.read(BLOCK):
@@ -185,11 +185,13 @@ def _hash(fields: dict[str, Any]) -> str:
 
 def _check_unchanged(text: Text, source: str) -> None:
     if _hash_of_source(text) != source:
-        raise ConfigError(f"data.path: {text.name} changed while it was read; start again.")
+        raise ConfigError(
+            f"data.path: {text.name} changed while it was read. Run the same command again."
+        )
 
 
 @contextmanager
-def _progress(verb: str, text: Text, *parts: Pieces) -> Iterator[Callable[[int], object]]:
+def _progress(verb: str, text: Text, *parts: ByteRanges) -> Iterator[Callable[[int], object]]:
     """Shows a progress bar on a terminal, and yields the function that advances it."""
     size = sum(piece.size for part in parts for piece in part)
     hidden = sys.stderr is None or not sys.stderr.isatty()

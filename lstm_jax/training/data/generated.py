@@ -1,4 +1,4 @@
-"""Tasks that require a long memory, generated on the device; each with its paper.
+"""Synthetic tasks that require long memory, generated on the device.
 
 Hochreiter & Schmidhuber (1997), Long short-term memory: adding (§5.4), temporal order (§5.6), embedded
 Reber grammar (§5.1). Arjovsky, Shah & Bengio (2016), Unitary evolution recurrent neural networks: copy
@@ -19,10 +19,10 @@ from lstm_jax.training.data.sequences import batches_in_order
 
 
 class Generator(NamedTuple):
-    """A generated task.
+    """A synthetic task.
 
     Attributes:
-      generate: ``(key, batch size) -> Batch``, traceable.
+      generate: Function ``(key, batch_size) -> Batch``. It can be traced.
       summary: Description of the task.
       loss: Name of the loss.
       metric: Name of the main metric.
@@ -39,7 +39,7 @@ class Generator(NamedTuple):
 
 
 def generated_dataset(data: Data, seed: int) -> Dataset:
-    """Returns a dataset with new training sequences in every step and a fixed validation set.
+    """Builds a dataset with new training sequences in every step and a fixed validation set.
 
     Raises:
       ConfigError: If the sequences are too short for the task.
@@ -56,7 +56,7 @@ def generated_dataset(data: Data, seed: int) -> Dataset:
             f"{data.sequence_length}."
         )
     task = make(data.sequence_length)
-    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # not the key of any step
+    key = jax.random.fold_in(jax.random.key(seed), 2**31)  # differs from the key of every step
     generate = jax.jit(task.generate, static_argnums=1)
     validation = jax.tree.map(np.asarray, generate(key, data.eval_sequences))
     has_ids = task.loss == "cross_entropy"
@@ -75,14 +75,14 @@ def generated_dataset(data: Data, seed: int) -> Dataset:
 
 
 def _sequence_major(batch: Batch) -> Batch:
-    """Swaps time and sequences."""
+    """Swaps the time axis and the sequence axis of a batch."""
     return jax.tree.map(lambda a: a if a.ndim == 1 else a.swapaxes(0, 1), batch)
 
 
 def adding(T: int) -> Generator:
-    """The sum of two marked numbers among T, one in each half.
+    """Returns the adding problem: predict the sum of two marked numbers, one in each half of T numbers.
 
-    The task is solved with a mean squared error below 0.01. Predicting the mean gives 1/6.
+    A mean squared error below 0.01 counts as solved. Predicting the mean gives 1/6.
     """
 
     def generate(key: jax.Array, B: int) -> Batch:
@@ -93,41 +93,42 @@ def adding(T: int) -> Generator:
         t = jnp.arange(T)[:, None]
         marked = ((t == a) | (t == b)).astype(jnp.float32)
         total = jnp.broadcast_to((x * marked).sum(0), (T, B))[..., None]
-        return Batch(jnp.stack([x, marked], axis=-1), total, _last(T, B))
+        return Batch(jnp.stack([x, marked], axis=-1), total, _last_step_weights(T, B))
 
     summary = f"sums of two marked numbers in {T} steps"
     return Generator(generate, summary, "squared_error", "mse", inputs=2, outputs=1)
 
 
-COPIED = 10
-"""Number of symbols to remember."""
+NUM_COPIED = 10
+"""Number of symbols to copy."""
 
 
 def copy(T: int) -> Generator:
-    """Ten symbols, each one of eight, then T blanks and a cue, then the ten symbols again.
+    """Returns the copy task: repeat ten symbols after a delay of T steps.
 
-    Ids: 0 blank, 1 to 8 symbols, 9 cue.
+    Inputs are ten symbols, blanks and a cue before the last ten steps. Ids: 0 blank, 1 to 8 symbols, 9 cue.
     """
-    steps = T + 2 * COPIED
+    steps = T + 2 * NUM_COPIED
 
     def generate(key: jax.Array, B: int) -> Batch:
-        word = jax.random.randint(key, (COPIED, B), 1, 9)
+        word = jax.random.randint(key, (NUM_COPIED, B), 1, 9)
         blanks = jnp.zeros((steps, B), int)
-        inputs = blanks.at[:COPIED].set(word).at[-COPIED - 1].set(9)
-        targets = blanks.at[-COPIED:].set(word)
+        inputs = blanks.at[:NUM_COPIED].set(word).at[-NUM_COPIED - 1].set(9)
+        targets = blanks.at[-NUM_COPIED:].set(word)
         return Batch(
             inputs, targets, jnp.ones((steps, B)), scored=(targets > 0).astype(jnp.float32)
         )
 
-    summary = f"{COPIED} symbols to repeat after {T} steps"
+    summary = f"{NUM_COPIED} symbols to repeat after {T} steps"
     return Generator(generate, summary, "cross_entropy", "nats", inputs=10, outputs=10)
 
 
 def temporal_order(T: int) -> Generator:
-    """The order of two symbols, each X or Y, far apart and far from the end among distractors.
+    """Returns the temporal order task: classify the order of two symbols among distractors.
 
-    Experiment 6a: sequences of T / 1.1 to T steps, the first symbol in their second tenth, the second
-    in their sixth. Ids: 0 to 3 distractors, 4 and 5 X and Y, 6 start, 7 end; classes XX, XY, YX, YY.
+    Each of the two symbols is X or Y. As in experiment 6a of the paper, sequences have T / 1.1 to T steps,
+    with the first symbol in the second tenth and the second symbol in the sixth tenth. Ids: 0 to 3
+    distractors, 4 X, 5 Y, 6 start, 7 end. Classes: XX, XY, YX, YY.
     """
 
     def generate(key: jax.Array, B: int) -> Batch:
@@ -149,7 +150,7 @@ def temporal_order(T: int) -> Generator:
 
 
 REBER = "BTPSXVE"
-"""The symbols. An id is an index of this string."""
+"""The symbols of the grammar by id."""
 
 _EDGES = {  # state: two equally likely edges (symbol, next state)
     0: (("B", 1), ("B", 1)),
@@ -163,11 +164,10 @@ _EDGES = {  # state: two equally likely edges (symbol, next state)
 
 
 def reber(T: int) -> Generator:
-    """Strings B x R x E, where x is T or P and R is from Reber's grammar.
+    """Returns the embedded Reber grammar: predict the next symbol of strings B x R x E.
 
-    The next symbol is predicted at each step. The accuracy is that of the last x, which must be
-    remembered from the second step. Strings longer than T are cut before it and are left out of the
-    accuracy.
+    x is T or P, and R is a string of Reber's grammar. The accuracy counts only the prediction of the second
+    x, which must be remembered from the second step. Strings longer than T are truncated and do not count.
     """
     symbols = jnp.array([[REBER.index(s) for s, _ in _EDGES[n]] for n in _EDGES])
     after = jnp.array([[state for _, state in _EDGES[n]] for n in _EDGES])
@@ -200,7 +200,7 @@ def reber(T: int) -> Generator:
     return Generator(generate, summary, "cross_entropy", "accuracy", inputs=7, outputs=7)
 
 
-def _last(T: int, B: int) -> jax.Array:
+def _last_step_weights(T: int, B: int) -> jax.Array:
     return jnp.zeros((T, B)).at[-1].set(1.0)
 
 
@@ -209,14 +209,17 @@ def _predict_the_mean(batch: Batch) -> float:
 
 
 def _memoryless_copy(batch: Batch) -> float:
-    return float(COPIED * np.log(8) / len(batch.targets))
+    return float(NUM_COPIED * np.log(8) / len(batch.targets))
 
 
 def _majority(batch: Batch) -> float:
     scored = batch.weights if batch.scored is None else batch.scored
     answers = np.asarray(batch.targets)[np.asarray(scored) == 1]
     if not len(answers):
-        raise ConfigError("data.eval_sequences: no sequence is scored in the accuracy; raise it.")
+        raise ConfigError(
+            "data.eval_sequences is too small: no validation sequence counts in the accuracy; raise it, or "
+            "raise data.sequence_length."
+        )
     return float(np.bincount(answers).max() / len(answers))
 
 

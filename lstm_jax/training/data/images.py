@@ -1,7 +1,7 @@
 """Images as sequences, from IDX files (the format of MNIST).
 
-By pixels and permuted: Le, Jaitly & Hinton (2015), A simple way to initialize recurrent networks of
-rectified linear units, §4.2.
+Source of the orders ``pixels`` and ``permuted``: Le, Jaitly & Hinton (2015), A simple way to initialize
+recurrent networks of rectified linear units, §4.2.
 """
 
 import gzip
@@ -26,18 +26,18 @@ ONE_IN = 12
 
 
 def images_dataset(data: Data, seed: int) -> Dataset:
-    """Returns a dataset to classify an image after its last step.
+    """Builds a dataset for the classification of images after the last step.
 
     Raises:
-      ConfigError: If the files are missing, are no IDX files or do not fit each other.
+      ConfigError: If the files are missing, are not valid IDX files or are inconsistent.
     """
     assert data.path is not None
     images, labels = _split(data.path, "train")
     test_images, test_labels = _split(data.path, "test")
     if images.shape[1:] != test_images.shape[1:]:
         raise ConfigError(
-            f"data.path: training images are {images.shape[1:]} pixels, test images {test_images.shape[1:]}; "
-            "expected the same size."
+            "data.path: expected training and test images of the same size, got "
+            f"{images.shape[1:]} and {test_images.shape[1:]} pixels."
         )
     if len(images) < ONE_IN:
         raise ConfigError(
@@ -76,7 +76,7 @@ def _steps(images: np.ndarray, order: str) -> np.ndarray:
     if order == "rows":
         return images.astype(np.float32)
     pixels = images.reshape(len(images), -1, 1).astype(np.float32)
-    if order == "permuted":  # one order for every run, so that runs can be compared
+    if order == "permuted":  # the order does not depend on the seed, so that runs are comparable
         pixels = pixels[:, np.random.default_rng(0).permutation(pixels.shape[1])]
     return pixels
 
@@ -97,7 +97,7 @@ def _read_idx(folder: Path, name: str, axes: int) -> np.ndarray:
     """Reads an IDX file: two zero bytes, the type (8: unsigned byte), the axes, their sizes, the data."""
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
-        raise ConfigError(f"data.path: {folder} has no {name} (or {name}.gz).")
+        raise ConfigError(f"data.path: {folder} must contain the file {name} or {name}.gz.")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -106,7 +106,7 @@ def _read_idx(folder: Path, name: str, axes: int) -> np.ndarray:
     sizes = np.frombuffer(header[4:], ">i4")
     if raw[:4] != bytes([0, 0, 8, axes]) or len(raw) != 4 + 4 * axes + int(np.prod(sizes)):
         raise ConfigError(
-            f"data.path: {path} is no complete IDX file of unsigned bytes with {axes} axes; download it "
-            "again."
+            f"data.path: {path} is not a complete IDX file of unsigned bytes with the number of axes "
+            f"{axes}; download it again."
         )
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * axes).reshape(sizes)

@@ -1,4 +1,4 @@
-"""Builds the dataset of an experiment."""
+"""``make_dataset``, which builds the dataset of an experiment."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from lstm_jax.training.registry import TASKS, find
 
 
 def make_dataset(config: Experiment) -> Dataset:
-    """Returns the dataset of an experiment, with ``data.eval_batch_size`` resolved.
+    """Builds the dataset of an experiment. Resolves ``data.eval_batch_size`` if it is None.
 
     Raises:
       ConfigError: If the data cannot be used.
@@ -28,18 +28,18 @@ def make_dataset(config: Experiment) -> Dataset:
     if data.eval_batch_size is not None:
         return make(data, config.seed)
     in_training = max(1, data.batch_size // config.train.grad_accum_steps)
-    if data.task == "text":  # whose default also depends on its size
+    if data.task == "text":  # the default also depends on the size of the text
         return make(data, config.seed, max_eval_rows=in_training)
     return make(replace(data, eval_batch_size=in_training), config.seed)
 
 
 def custom_dataset(data: Data, seed: int) -> Dataset:
-    """Stands for a dataset that is passed to ``fit``.
+    """Raises an error: a custom dataset must be passed to ``fit``.
 
     Raises:
-      ConfigError: Always, as there is nothing to build.
+      ConfigError: Always.
     """
     raise ConfigError(
-        "data.task must be a task with data of its own, got 'custom', which stands for the dataset of "
-        "lstm_jax.training.fit(config, dataset=...)."
+        "data.task 'custom' requires a dataset: call lstm_jax.training.fit(config, dataset=...), or choose "
+        "another task."
     )

@@ -1,4 +1,4 @@
-"""Well-known datasets by name, ``name:text8`` and so on: downloaded once, verified, kept in the cache."""
+"""Well-known datasets by name, such as ``name:text8``, downloaded into the cache and verified."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -7,11 +7,11 @@ from lstm_jax.training.config import ConfigError
 from lstm_jax.training.data.cache import cache_dir
 from lstm_jax.training.data.download import download_files
 from lstm_jax.training.data.named_table import DATASETS
-from lstm_jax.training.data.text_files import Piece, Text, whole_file
+from lstm_jax.training.data.text_files import ByteRange, Text, whole_file
 
 
 def named_text(name: str) -> Text:
-    """Returns a text by its name, with the usual training, validation and test text.
+    """Returns a text by its name, with its standard training, validation and test splits.
 
     Raises:
       ConfigError: As :func:`named_folder`.
@@ -22,17 +22,17 @@ def named_text(name: str) -> Text:
     if dataset.cuts:
         (whole,) = pieces
         edges = (0, *dataset.cuts, whole.last)
-        pieces = [Piece(whole.source, a, b) for a, b in pairwise(edges)]
+        pieces = [ByteRange(whole.source, a, b) for a, b in pairwise(edges)]
     train, validation, test = ((piece,) for piece in pieces)
     return Text(f"name:{name}", train, validation, test, dataset.encoding)
 
 
 def named_folder(name: str, task: str) -> Path:
-    """Returns the cache directory with the files of a dataset, downloaded if they are missing.
+    """Returns the cache directory with the files of a dataset. Downloads missing files.
 
     Raises:
-      ConfigError: If the task has no dataset of this name, or a file cannot be downloaded or has
-        another checksum.
+      ConfigError: If the task has no dataset with this name, or a file cannot be downloaded, or its
+        checksum differs.
     """
     dataset = DATASETS.get(name)
     if dataset is None or dataset.task != task:

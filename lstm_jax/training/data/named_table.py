@@ -1,7 +1,4 @@
-"""Addresses and checksums of well-known datasets.
-
-Checksums are of the unpacked files. Those of the MNIST files are the same for every archive with them.
-"""
+"""URLs and checksums of well-known datasets. Checksums are those of the unpacked files."""
 
 from dataclasses import dataclass
 
@@ -12,7 +9,7 @@ class File:
 
     Attributes:
       name: Name in the cache.
-      url: Address of the file, or of a .zip or .gz archive with it.
+      url: URL of the file, or of a .zip or .gz archive with the file.
       checksum: ``algorithm:hex`` of the unpacked file.
       member: Name in a .zip archive.
     """
@@ -24,7 +21,7 @@ class File:
 
     @property
     def archive(self) -> str:
-        """The file name of the address."""
+        """The file name in the URL."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -34,8 +31,8 @@ class NamedDataset:
 
     Attributes:
       task: Name of the task that reads the files.
-      files: For text, the training, validation and test text, or one file with all of them.
-      cuts: Offsets in bytes at which the validation and the test text of a single file start.
+      files: Files of the dataset. For text, three files (training, validation, test) or a single file.
+      cuts: Byte offsets of the validation and the test text in a single file.
       encoding: Encoding of a text. With latin-1, bytes are read as characters.
     """
 

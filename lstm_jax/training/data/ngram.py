@@ -1,15 +1,20 @@
-"""The baseline of a language model: an interpolated n-gram model with Witten-Bell smoothing."""
+"""Baseline of language models: an interpolated n-gram model with Witten-Bell smoothing."""
 
 import numpy as np
 
 
 class NGram:
-    """Counts of contexts and of the symbols after them, for orders 1 to ``order``.
+    """An n-gram model of token ids, fitted by counting.
 
-    The estimate of each order is interpolated with that of the order below, down to the uniform
-    distribution; the weight of the lower order is the share of symbols that were new when they
-    followed the context. Source: Witten & Bell (1991), The zero-frequency problem, method C, in the
-    interpolated form of Chen & Goodman (1998), §2.5.
+    The estimate of each order is interpolated with the estimate of the next lower order, down to the
+    uniform distribution. After a context with ``total`` occurrences and ``new`` distinct successors, the
+    weight of the lower order is ``new / (total + new)``. Source: Witten & Bell (1991), The zero-frequency
+    problem, method C, in the interpolated form of Chen & Goodman (1998), §2.5.
+
+    Args:
+      ids: Token ids of the training text, ``[N]``.
+      vocabulary_size: Number of distinct ids.
+      order: Length of the longest n-gram.
 
     >>> ids = np.array([0, 1] * 50)
     >>> round(float(NGram(ids, vocabulary_size=2, order=1).nats(ids) / np.log(2)), 2)
@@ -21,15 +26,15 @@ class NGram:
     def __init__(self, ids: np.ndarray, vocabulary_size: int, order: int):
         if vocabulary_size**order >= 2**63:
             raise ValueError(
-                f"a {order}-gram over {vocabulary_size} symbols does not fit 64-bit codes; lower "
-                "the order."
+                f"vocabulary_size**order must be less than 2**63, got a {order}-gram over "
+                f"{vocabulary_size} tokens; lower the order."
             )
         self.vocabulary_size = vocabulary_size
         longest = min(order, len(ids))
         self.tables = [_Table(ids, vocabulary_size, n) for n in range(1, longest + 1)]
 
     def nats(self, ids: np.ndarray) -> float:
-        """Returns the mean nats per symbol of a text, without its first symbol."""
+        """Returns the mean negative log-likelihood per token in nats, without the first token."""
         p = np.full(len(ids), 1.0 / self.vocabulary_size)
         for n, table in enumerate(self.tables[: len(ids)], start=1):
             p[n - 1 :] = table.interpolate(ids, p[n - 1 :])
@@ -37,17 +42,19 @@ class NGram:
 
 
 class _Table:
-    """Counts of one order by code. A code is n symbols read as digits."""
+    """Counts of the n-grams of one order. The code of an n-gram has its ids as digits."""
 
     def __init__(self, ids: np.ndarray, base: int, n: int):
         self.base, self.n = base, n
         self.grams, self.gram_counts = np.unique(self._codes(ids), return_counts=True)
         self.contexts, first = np.unique(self.grams // base, return_index=True)
-        self.followers = np.diff(np.append(first, len(self.grams)))  # distinct symbols after each
+        self.followers = np.diff(
+            np.append(first, len(self.grams))
+        )  # distinct tokens after each context
         self.context_counts = np.add.reduceat(self.gram_counts, first)
 
     def interpolate(self, ids: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        """Returns P(symbol | n - 1 symbols before) from the probabilities of the next lower order."""
+        """Returns P(token | previous n - 1 tokens), given the probabilities of the next lower order."""
         codes = self._codes(ids)
         count = _look_up(self.grams, self.gram_counts, codes)
         total = _look_up(self.contexts, self.context_counts, codes // self.base)
@@ -61,6 +68,6 @@ class _Table:
 
 
 def _look_up(keys: np.ndarray, values: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Returns the values of some of the sorted ``keys``, 0 for unknown keys."""
+    """Returns the value of each query in sorted ``keys``, 0 for unknown keys."""
     at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
     return np.where(keys[at] == queries, values[at], 0)

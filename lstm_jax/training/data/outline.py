@@ -1,4 +1,4 @@
-"""Shapes of a dataset for ahead-of-time compilation, without reading a large text."""
+"""Shapes of datasets for ahead-of-time compilation. Large texts are not read."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ from lstm_jax.training.data.make import make_dataset
 
 
 def outline(config: Experiment) -> tuple[Dataset, Batch | None]:
-    """Returns a dataset to compile for, and the shapes of the batches of one dispatch.
+    """Returns a dataset for compilation, and the shapes of the batches of one dispatch.
 
-    A text in words or tokens is not read: its vocabulary size is taken to be
+    For a text in words or tokens, the text is not read, and the vocabulary size is
     ``data.vocabulary_size``. The shapes are None if batches are generated on the device.
 
     Raises:
-      ConfigError: If the data of other tasks cannot be used.
+      ConfigError: If the data of another task cannot be read.
 
     >>> config = Experiment(data=Data(unit="word", batch_size=4096, sequence_length=256))
     >>> _, batches = outline(config)
@@ -32,7 +32,7 @@ def outline(config: Experiment) -> tuple[Dataset, Batch | None]:
 
 
 def shapes_of(dataset: Dataset, config: Experiment) -> Batch | None:
-    """Returns shapes and dtypes of the batches of one dispatch, or None if they are generated."""
+    """Returns shapes and dtypes of the batches of one dispatch. None if batches are generated."""
     if dataset.batch is None:
         return None
     n = config.train.steps_per_dispatch

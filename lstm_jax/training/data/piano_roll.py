@@ -1,9 +1,9 @@
 """Polyphonic music: predicts the keys of the next frame.
 
-Boulanger-Lewandowski, Bengio & Vincent (2012), Modeling temporal dependencies in high-dimensional
-sequences. The metric is the negative log likelihood in nats per frame, summed over the keys and averaged
-over all predicted frames of a set (every frame but the first of each piece), so that long pieces count
-for more. Bai, Kolter & Koltun (2018, the TCN paper) average it in the same way.
+Source: Boulanger-Lewandowski, Bengio & Vincent (2012), Modeling temporal dependencies in high-dimensional
+sequences. The metric is the negative log-likelihood in nats per frame, summed over the keys and averaged
+over all predicted frames of a set (every frame except the first of each piece). Long pieces have more
+weight than short ones, as in Bai, Kolter & Koltun (2018, the TCN paper).
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ PARTS = ("traindata", "validdata", "testdata")
 
 
 def piano_roll_dataset(data: Data, seed: int) -> Dataset:
-    """Returns a dataset to predict the keys of each frame from the frames before it.
+    """Builds a dataset for the prediction of the keys of each frame from the previous frames.
 
     Raises:
-      ConfigError: If the file cannot be read or holds something else.
+      ConfigError: If the file cannot be read or does not contain piano rolls.
     """
     assert data.path is not None
     pieces = _read(data.path)
@@ -56,7 +56,7 @@ def _sequences(pieces: list[np.ndarray]) -> Batch:
 
 
 def _marginal(train: Batch, evaluated: Batch) -> float:
-    """Returns the nats per frame if each key has its frequency in the training set."""
+    """Returns the nats per frame of predicting each key with its frequency in the training set."""
     frames = np.asarray(train.targets)[np.asarray(train.weights) == 1]
     p = (frames.sum(0) + 0.5) / (len(frames) + 1)
     x = np.asarray(evaluated.targets)[np.asarray(evaluated.weights) == 1]
@@ -71,22 +71,24 @@ def _read(path: Path) -> dict[str, list[np.ndarray]]:
         parts = _read_mat(path) if path.suffix == ".mat" else _read_npz(path)
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {path}: {error.strerror or error}.") from error
-    except Exception as error:  # of scipy, zipfile or zlib, for corrupt bytes
+    except Exception as error:  # corrupt files raise errors of scipy, zipfile or zlib
         raise ConfigError(
-            f"data.path: {path} does not hold piano rolls ({error}); expected {', '.join(PARTS)}."
+            f"data.path: {path} must contain piano rolls ({error}); expected {', '.join(PARTS)}."
         ) from error
     keys = parts[PARTS[0]][0].shape[-1] if parts[PARTS[0]] else 0
     for part, pieces in parts.items():
         if not pieces:
-            raise ConfigError(f"data.path: {path} has no pieces in {part}; expected at least one.")
+            raise ConfigError(f"data.path: {path} must have at least one piece in {part}, got 0.")
         for n, piece in enumerate(pieces):
             if piece.ndim != 2 or piece.shape[1] != keys or len(piece) < 2:
                 raise ConfigError(
-                    f"data.path: piece {n} of {part} has shape {piece.shape}; expected [T, {keys}] with "
-                    "at least 2 frames."
+                    f"data.path: piece {n} of {part} has the shape {piece.shape}; expected [T, {keys}] "
+                    "with T of at least 2."
                 )
             if not np.isin(piece, (0, 1)).all():
-                raise ConfigError(f"data.path: piece {n} of {part} has values other than 0 and 1.")
+                raise ConfigError(
+                    f"data.path: piece {n} of {part} must have only the values 0 and 1."
+                )
     return parts
 
 

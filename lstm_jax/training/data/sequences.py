@@ -1,4 +1,4 @@
-"""Datasets of independent sequences in memory: shuffled for training, in order for evaluation."""
+"""Datasets of independent sequences in memory, shuffled for training."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset, evaluation_digest
 
 DIGEST_BATCH = 250
-"""Batch size for the hash of the evaluation sets, whatever the batch size of the experiment is."""
+"""Batch size for the hash of the evaluation sets. It does not depend on the experiment."""
 
 
 def from_sequences(
@@ -31,7 +31,7 @@ def from_sequences(
 ) -> Dataset:
     """Builds a dataset from sequences in memory.
 
-    Every epoch reads the training sequences in a new order, which depends on the seed. See
+    The training sequences are shuffled in every epoch. See
     :class:`~lstm_jax.training.data.batch.Batch` for padding, lengths and weights.
 
     Args:
@@ -42,16 +42,16 @@ def from_sequences(
       metric: Name of the main metric: accuracy, bits, perplexity, nats or mse.
       output_size: Number of outputs per step: classes, tokens or numbers.
       batch_size: Sequences per training batch, ``data.batch_size`` of the experiment.
-      seed: Seed of the order, ``seed`` of the experiment.
-      eval_batch_size: Sequences per evaluation batch. None for ``batch_size``.
-      test: Test sequences, in the same form.
-      summary: Description of the data. Empty for the numbers of sequences.
-      predicts_next: Whether targets are later inputs, so that a model must not read backward.
-      baselines: Values of ``metric`` on the validation set for predictors without a network.
-      test_baselines: The same on the test set.
+      seed: Random seed for shuffling, ``seed`` of the experiment.
+      eval_batch_size: Sequences per evaluation batch. None is ``batch_size``.
+      test: Test sequences, in the same form. None for no test set.
+      summary: Description of the data. If empty, the numbers of sequences.
+      predicts_next: Whether targets are later inputs, so that a bidirectional model would see them.
+      baselines: Values of ``metric`` on the validation set for predictors without a network, by name.
+      test_baselines: Values of ``metric`` on the test set for predictors without a network, by name.
 
     Raises:
-      ValueError: If shapes or dtypes do not fit.
+      ValueError: If shapes or dtypes are invalid.
 
     >>> rng = np.random.default_rng(0)
     >>> def waves(N, T=20):
@@ -100,12 +100,12 @@ def from_sequences(
 def shuffled_batches(
     sequences: Batch, batch_size: int, seed: int
 ) -> Callable[[int, np.ndarray], Batch]:
-    """Returns a function ``(step, rows) -> Batch`` that reads every sequence once per epoch.
+    """Returns a function ``(step, rows) -> Batch`` that returns every sequence once per epoch.
 
     Args:
       sequences: All sequences, ``[N, T, ...]``.
       batch_size: Sequences per batch. An epoch may end inside a batch.
-      seed: Seed of the order of each epoch.
+      seed: Random seed for shuffling.
 
     >>> numbers = Batch(np.arange(6)[:, None], np.arange(6)[:, None], np.ones((6, 1)))
     >>> batch = shuffled_batches(numbers, batch_size=2, seed=0)
@@ -131,9 +131,9 @@ def shuffled_batches(
 
 
 def batches_in_order(sequences: Batch, batch_size: int) -> Batch:
-    """Cuts sequences ``[N, T, ...]`` into batches ``[n, T, B, ...]``.
+    """Splits sequences ``[N, T, ...]`` into batches ``[n, T, B, ...]``, in order.
 
-    B is at most N. The last batch is completed with sequences of weight 0.
+    B is ``batch_size``, but at most N. The last batch is padded with sequences of weight 0.
     """
     N = len(sequences.inputs)
     B = min(N, batch_size)
@@ -148,7 +148,7 @@ def batches_in_order(sequences: Batch, batch_size: int) -> Batch:
 
 
 def select(sequences: Batch, indices: np.ndarray) -> Batch:
-    """Returns some of the sequences ``[N, T, ...]`` as a time-major batch."""
+    """Returns the sequences at some indices of ``[N, T, ...]`` as a time-major batch."""
 
     def pick(name: str) -> np.ndarray | None:
         array = getattr(sequences, name)
@@ -167,7 +167,7 @@ def stack(batches: list[Batch]) -> Batch:
 
 
 def digest_of(sequences: Batch) -> str:
-    """Returns a hash of all arrays."""
+    """Returns a hash of all arrays of sequences."""
     digest = hashlib.sha256()
     for array in jax.tree.leaves(sequences):
         digest.update(np.ascontiguousarray(array).data)
@@ -190,20 +190,29 @@ def repeat_over_time(answers: np.ndarray, T: int) -> np.ndarray:
 
 
 def split_validation(N: int, one_in: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of the training and of the validation sequences, the same in every run."""
+    """Returns the indices of training and validation sequences: a fixed random split.
+
+    Args:
+      N: Number of sequences.
+      one_in: One in ``one_in`` sequences is used for validation.
+    """
     order = np.random.default_rng(0).permutation(N)
     return np.sort(order[N // one_in :]), np.sort(order[: N // one_in])
 
 
 def _check(name: str, sequences: Batch, train: Batch, loss: str, output_size: int) -> None:
-    """Validates shapes and dtypes of sequences."""
+    """Validates the shapes and dtypes of a set of sequences.
+
+    Raises:
+      ValueError: If a field is invalid. The message names the set and the field.
+    """
     inputs, targets = np.asarray(sequences.inputs), np.asarray(sequences.targets)
     kind = np.integer if inputs.ndim == 2 else np.floating
     same = inputs.shape[2:] == np.shape(train.inputs)[2:] and inputs.ndim in (2, 3)
     if not same or not np.issubdtype(inputs.dtype, kind) or not inputs.size:
         raise ValueError(
-            f"{name}.inputs must be integers [N, T] or floats [N, T, I], of one kind in all sets, got "
-            f"{inputs.dtype} {inputs.shape}"
+            f"{name}.inputs must be integers [N, T] or floats [N, T, I], with the same features in all "
+            f"sets, got {inputs.dtype} {inputs.shape}."
         )
     N, T = inputs.shape[:2]
     for field, shape in {"weights": (N, T), "scored": (N, T), "lengths": (N,)}.items():
@@ -211,11 +220,11 @@ def _check(name: str, sequences: Batch, train: Batch, loss: str, output_size: in
         if value is None and field != "weights":
             continue
         if np.shape(value) != shape:
-            raise ValueError(f"{name}.{field} must have the shape {shape}, got {np.shape(value)}")
+            raise ValueError(f"{name}.{field} must have the shape {shape}, got {np.shape(value)}.")
     lengths = T if sequences.lengths is None else np.asarray(sequences.lengths)
     if np.min(lengths) < 1 or np.max(lengths) > T:
         raise ValueError(
-            f"{name}.lengths must be from 1 to {T}, got {np.min(lengths)} to {np.max(lengths)}"
+            f"{name}.lengths must be from 1 to {T}, got {np.min(lengths)} to {np.max(lengths)}."
         )
     expected = {
         "cross_entropy": (N, T),
@@ -224,15 +233,15 @@ def _check(name: str, sequences: Batch, train: Batch, loss: str, output_size: in
     }.get(loss, targets.shape)
     if targets.shape != expected or targets.shape[:2] != (N, T):
         raise ValueError(
-            f"{name}.targets must have the shape {expected} for {loss} and {output_size} outputs, got "
-            f"{targets.shape}"
+            f"{name}.targets must have the shape {expected} for loss {loss!r} and output_size "
+            f"{output_size}, got {targets.shape}."
         )
     if loss != "cross_entropy":
         return
     if not np.issubdtype(targets.dtype, np.integer):
-        raise ValueError(f"{name}.targets must be integers for {loss}, got {targets.dtype}")
+        raise ValueError(f"{name}.targets must be integers for loss {loss!r}, got {targets.dtype}.")
     if not 0 <= targets.min() <= targets.max() < output_size:
         raise ValueError(
             f"{name}.targets must be from 0 to {output_size - 1} (output_size - 1), got "
-            f"{targets.min()} to {targets.max()}"
+            f"{targets.min()} to {targets.max()}."
         )

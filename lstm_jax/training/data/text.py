@@ -1,4 +1,4 @@
-"""Language modelling: a text as parallel streams, for truncated backpropagation through time."""
+"""Language modelling: text in parallel streams, for truncated backpropagation through time."""
 
 import numpy as np
 
@@ -10,25 +10,25 @@ from lstm_jax.training.data.tokens import Tokens, read_tokens
 from lstm_jax.training.metrics import bits, perplexity
 
 EVAL_ROWS = 8
-"""Largest default number of rows for evaluation. Each row starts from a zero state."""
+"""Maximum default number of rows for evaluation. Each row starts from a zero state."""
 LARGE_EVAL_ROWS = 64
-"""The same for a large text, whose rows are long."""
+"""Maximum default number of rows for the evaluation of a large text."""
 EVAL_OF_LARGE = 1_000_000
-"""Number of validation tokens of a large text that are evaluated, the first ones."""
+"""Maximum number of validation tokens for the evaluation of a large text, from its start."""
 TEST_OF_LARGE = 5_000_000
-"""Number of test tokens of a large text that are evaluated, the first ones: all of text8 and enwik8."""
+"""Maximum number of test tokens for a large text, from its start. All test tokens of text8 and enwik8."""
 BASELINES_OF_LARGE = 5_000_000
-"""Number of training tokens of a large text that the n-gram models are fitted on, the last ones."""
+"""Maximum number of training tokens for the n-gram baselines of a large text, from its end."""
 
 
 def text_dataset(data: Data, seed: int, max_eval_rows: int | None = None) -> Dataset:
-    """Returns a dataset to predict the next character, word or token.
+    """Builds a dataset for the prediction of the next character, word or token.
 
     Args:
-      data: The data group of the experiment.
-      seed: Seed of the position at which training starts.
-      max_eval_rows: Largest default number of rows for evaluation, without
-        ``data.eval_batch_size``. None for ``data.batch_size``.
+      data: ``config.data``.
+      seed: Random seed of the position in the text at which training starts.
+      max_eval_rows: Maximum number of rows for evaluation if ``data.eval_batch_size`` is None. None is
+        ``data.batch_size``.
 
     Raises:
       ConfigError: If the text cannot be read or is shorter than a batch.
@@ -81,16 +81,16 @@ def text_dataset(data: Data, seed: int, max_eval_rows: int | None = None) -> Dat
 
 
 def n_gram_order(vocabulary_size: int) -> tuple[str, int]:
-    """Returns the name and the order of the n-gram baseline: 5, or the largest with 64-bit codes."""
+    """Returns the name and the order of the n-gram baseline: 5, or less if codes exceed 64 bits."""
     order = next(n for n in (5, 4, 3, 2, 1) if vocabulary_size**n < 2**63)
     return f"{order}-gram", order
 
 
 def cut_into_rows(ids: np.ndarray, B: int, T: int) -> Batch:
-    """Cuts a text into batches that predict each token but the first exactly once.
+    """Splits a text into batches that predict each token except the first exactly once.
 
     Returns:
-      Batches ``[N, T, B]``, to be read in order with the state carried over. Padding has weight 0.
+      Batches ``[N, T, B]``. The LSTM state continues from batch to batch. Padding has weight 0.
 
     >>> batches = cut_into_rows(np.arange(30), B=2, T=4)
     >>> batches.inputs.shape, sorted(batches.targets[batches.weights == 1].tolist()) == list(range(1, 30))
@@ -122,14 +122,14 @@ def _check(tokens: Tokens, data: Data) -> None:
     needed = data.batch_size * data.sequence_length + 1
     if len(tokens.train) < needed:
         raise ConfigError(
-            f"the training text has {len(tokens.train)} {data.unit}s, but a batch reads {needed}: lower "
-            "data.batch_size or data.sequence_length, or use a longer text."
+            f"the training text has {len(tokens.train)} {data.unit}s, expected at least {needed} "
+            "(data.batch_size * data.sequence_length + 1). Lower data.batch_size or "
+            "data.sequence_length, or use a longer text."
         )
     if len(tokens.vocabulary) < 3:
         raise ConfigError(
-            f"expected at least 2 different {data.unit}s in the training text (words that occur once are "
-            f"not counted), got {len(tokens.vocabulary) - 1}. Use a longer text, or raise "
-            "data.vocabulary_size."
+            f"expected a vocabulary of at least 2 {data.unit}s (words that occur once are excluded), got "
+            f"{len(tokens.vocabulary) - 1}. Use a longer text, or raise data.vocabulary_size."
         )
     if len(tokens.validation) < 2:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Texts as byte ranges of files, read in blocks, so that a text of any size can be read."""
+"""Texts as byte ranges of files, which are read in blocks to save memory."""
 
 import codecs
 import io
@@ -11,14 +11,14 @@ import numpy as np
 from lstm_jax.training.config import ConfigError
 
 ONE_IN = 10
-"""One character in ten is used for validation if a text has no validation set."""
+"""If a text has no validation set, one in ``ONE_IN`` characters is used for validation."""
 BLOCK = 1 << 22
-"""Number of bytes that are read at a time."""
+"""Block size in bytes for reading."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Bytes ``first`` to ``last`` of a file, or of bytes in memory."""
+class ByteRange:
+    """Bytes ``first`` to ``last - 1`` of a file or of a bytes object."""
 
     source: Path | bytes
     first: int
@@ -36,29 +36,29 @@ class Piece:
         return file
 
 
-Pieces = tuple[Piece, ...]
+ByteRanges = tuple[ByteRange, ...]
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text that has not been read yet.
+    """A text with training, validation and test parts, given by byte ranges.
 
     Attributes:
       name: Name of the text in messages and summaries.
       train: Training text.
-      validation: Validation text. If it is empty, :meth:`split` takes the last tenth of ``train``.
+      validation: Validation text. If it is empty, :meth:`split` uses the last tenth of ``train``.
       test: Test text, may be empty.
       encoding: Encoding of the characters, utf-8 or latin-1.
     """
 
     name: str
-    train: Pieces
-    validation: Pieces = ()
-    test: Pieces = ()
+    train: ByteRanges
+    validation: ByteRanges = ()
+    test: ByteRanges = ()
     encoding: str = "utf-8"
 
     @property
-    def parts(self) -> tuple[Pieces, Pieces, Pieces]:
+    def parts(self) -> tuple[ByteRanges, ByteRanges, ByteRanges]:
         """The training, validation and test text."""
         return self.train, self.validation, self.test
 
@@ -68,7 +68,7 @@ class Text:
         return sum(piece.size for part in self.parts for piece in part)
 
     def split(self) -> "Text":
-        """Returns the text with a validation set.
+        """Returns the text with a validation part, split off from ``train`` if necessary.
 
         Raises:
           ConfigError: If the text is too short.
@@ -96,24 +96,24 @@ def files_text(path: Path) -> Text:
         raise ConfigError(f"data.path: the directory {path} has no .txt files.")
     pieces = [whole_file(files[0])]
     for file in files[1:]:
-        pieces += [Piece(b"\n\n", 0, 2), whole_file(file)]
+        pieces += [ByteRange(b"\n\n", 0, 2), whole_file(file)]
     return Text(path.name, tuple(pieces))
 
 
-def whole_file(path: Path) -> Piece:
+def whole_file(path: Path) -> ByteRange:
     """Returns all bytes of a file.
 
     Raises:
       ConfigError: If the file is not found.
     """
     try:
-        return Piece(path, 0, path.stat().st_size)
+        return ByteRange(path, 0, path.stat().st_size)
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {path}: {error.strerror}.") from error
 
 
 def blocks(
-    pieces: Pieces, encoding: str, progress: Callable[[int], object] = lambda n: None
+    pieces: ByteRanges, encoding: str, progress: Callable[[int], object] = lambda n: None
 ) -> Iterator[str]:
     """Yields decoded text in blocks of at most ``BLOCK`` bytes.
 
@@ -126,7 +126,7 @@ def blocks(
       ConfigError: If a file cannot be read or decoded.
     """
     for piece in pieces:
-        decoder = codecs.getincrementaldecoder(encoding)()  # keeps characters cut by a block's end
+        decoder = codecs.getincrementaldecoder(encoding)()  # a block may end inside a character
         position = piece.first
         for raw in _raw_blocks(piece):
             position += len(raw)
@@ -141,7 +141,7 @@ def blocks(
             progress(len(raw))
 
 
-def _raw_blocks(piece: Piece) -> Iterator[bytes]:
+def _raw_blocks(piece: ByteRange) -> Iterator[bytes]:
     try:
         with piece.open() as file:
             for start in range(piece.first, piece.last, BLOCK):
@@ -154,7 +154,7 @@ def _raw_blocks(piece: Piece) -> Iterator[bytes]:
 
 
 def _is_first_byte(raw: bytes, encoding: str) -> np.ndarray:
-    """Returns True for each byte that starts a character."""
+    """Returns a mask that is True for each byte that starts a character."""
     array = np.frombuffer(raw, np.uint8)
     if encoding == "latin-1":
         return np.ones(len(array), bool)
@@ -169,7 +169,7 @@ def _count_characters(text: Text) -> int:
     )
 
 
-def _split_at(text: Text, character: int) -> tuple[Pieces, Pieces]:
+def _split_at(text: Text, character: int) -> tuple[ByteRanges, ByteRanges]:
     """Splits the training text before the character with this index."""
     for n, piece in enumerate(text.train):
         position = piece.first

@@ -1,4 +1,4 @@
-"""The token ids and the vocabulary of a text, from wherever ``data.path`` points."""
+"""Reading of texts as token ids, from any source that ``data.path`` can name."""
 
 import hashlib
 import warnings
@@ -17,7 +17,7 @@ from lstm_jax.training.data.text_files import Text, files_text
 from lstm_jax.training.data.vocabulary import Vocabulary
 
 LARGE = 32_000_000
-"""Number of bytes from which a text is large: evaluations and baselines then read a part of it."""
+"""Minimum size in bytes of a large text. Evaluations and baselines use only a part of a large text."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Tokens:
 
     Attributes:
       name: Name of the text.
-      vocabulary: Symbols of the training text.
+      vocabulary: Vocabulary of the training text.
       train: Training ids ``[N]`` of an integer dtype, usually memory-mapped.
       validation: Validation ids.
       test: Test ids, may be empty.
-      large: Whether the text is large, so that only a bounded part of it may be read at once.
+      large: Whether the text has at least ``LARGE`` bytes and must not be read at once.
       digest: Hash of all ids.
     """
 
@@ -44,10 +44,10 @@ class Tokens:
 
 
 def read_tokens(data: Data) -> Tokens:
-    """Returns the ids of a text and its vocabulary.
+    """Returns the token ids and the vocabulary of a text.
 
-    The ids are memory-mapped from the cache, where they are written when a text is first read. If
-    the cache cannot be written, the ids of a text that is not large are held in memory.
+    The ids are written into the cache when a text is first read, and memory-mapped from there. If the
+    cache cannot be written, the ids are held in memory, unless the text is large.
 
     Raises:
       ConfigError: If the text cannot be downloaded, read or encoded.
@@ -68,7 +68,7 @@ def read_tokens(data: Data) -> Tokens:
 
 
 def open_text(path: Path | None) -> Text:
-    """Returns the text of ``data.path``, downloaded if necessary.
+    """Returns the text at ``data.path``. Downloads it if necessary.
 
     Raises:
       ConfigError: If the text is not found.

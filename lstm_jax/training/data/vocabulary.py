@@ -1,4 +1,4 @@
-"""The symbols of a text (characters, words or tokens) and their ids, from the training text alone."""
+"""The vocabulary of a text: its characters, words or tokens and their ids."""
 
 import json
 import re
@@ -20,10 +20,14 @@ CODE_POINTS = 0x110000
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Symbols by id. Id 0 stands for every symbol that is not in the vocabulary.
+    """The tokens of a training text by id. Id 0 is the unknown token, for all other tokens.
 
-    Words are runs of letters and digits, other single signs, and line ends. Tokens are runs of
-    characters between spaces, and line ends.
+    A token is a ``unit`` of the text. The unit ``word`` is a run of letters and digits, a punctuation mark
+    or a line end. The unit ``token`` is a string between spaces or a line end.
+
+    Attributes:
+      symbols: The tokens by id.
+      unit: Unit of the text.
 
     >>> vocabulary = Vocabulary.of("abba")
     >>> vocabulary.encode("abc")
@@ -44,8 +48,8 @@ class Vocabulary:
     def of(cls, text: str, unit: Unit = "character", size: int | None = None) -> "Vocabulary":
         """Returns the vocabulary of a training text.
 
-        It has all characters, or the ``size - 1`` most frequent words that occur at least twice.
-        Words that occur once become the unknown symbol, so that it occurs in training.
+        The vocabulary has all characters, or the ``size - 1`` most frequent words that occur at least
+        twice. Words that occur once become the unknown token, so that it occurs in training.
         """
         return cls.of_counts(count([text], unit), unit, size)
 
@@ -53,7 +57,7 @@ class Vocabulary:
     def of_counts(
         cls, counts: Mapping[str, int], unit: Unit = "character", size: int | None = None
     ) -> "Vocabulary":
-        """Returns the vocabulary of a training text from the counts of its symbols."""
+        """Returns the vocabulary of a training text from the counts of its tokens."""
         known = {symbol: n for symbol, n in counts.items() if symbol != UNKNOWN}
         if unit != "character":
             frequent = sorted(known, key=lambda word: (-known[word], word))
@@ -66,7 +70,7 @@ class Vocabulary:
         return len(self.symbols)
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the ids of the symbols of a text, int32."""
+        """Encodes a text as token ids, int32."""
         if self.unit == "character":
             return self._id_of_code_point[_code_points(text)]
         symbols = split(text, self.unit)
@@ -81,27 +85,27 @@ class Vocabulary:
         return [token for token in dict.fromkeys(split(text, self.unit)) if token not in self._ids]
 
     def decode(self, ids: ArrayLike) -> str:
-        """Returns the text of some ids. Words are joined with spaces."""
+        """Decodes token ids to a text. Words are joined with spaces."""
         return self.join(self.symbols[n] for n in np.asarray(ids))
 
     def join(self, symbols: Iterable[str]) -> str:
-        """Returns the text of some symbols."""
+        """Joins tokens to a text, with spaces between words."""
         return "".join(symbols) if self.unit == "character" else " ".join(symbols)
 
     def changes(self, before: "Vocabulary") -> str:
-        """Returns a description of the differences from an earlier vocabulary, empty if they are equal.
+        """Describes the differences from an earlier vocabulary. Empty if there are no differences.
 
         >>> Vocabulary.of("abd").changes(Vocabulary.of("abc"))
-        "the vocabulary had 4 symbols and has 4; new: 'd'; gone: 'c'"
+        "the vocabulary had 4 tokens, now 4; added: 'd'; removed: 'c'"
         """
         if self == before:
             return ""
-        sizes = f"the vocabulary had {len(before)} symbols and has {len(self)}"
-        new, gone = (
+        sizes = f"the vocabulary had {len(before)} tokens, now {len(self)}"
+        added, removed = (
             sorted(set(a.symbols) - set(b.symbols)) for a, b in ((self, before), (before, self))
         )
         return "; ".join(
-            [sizes, *(f"{n}: {_some(s)}" for n, s in (("new", new), ("gone", gone)) if s)]
+            [sizes, *(f"{n}: {_some(s)}" for n, s in (("added", added), ("removed", removed)) if s)]
         )
 
     def to_json(self) -> str:
@@ -113,12 +117,12 @@ class Vocabulary:
         """Parses the result of :meth:`to_json`.
 
         Raises:
-          ValueError, TypeError, KeyError: If the text is no vocabulary.
+          ValueError, TypeError, KeyError: If the text is not a valid vocabulary.
         """
         fields = json.loads(text)
         symbols, unit = tuple(fields["symbols"]), fields["unit"]
         if unit not in get_args(Unit) or not all(isinstance(s, str) for s in symbols):
-            raise ValueError(f"no vocabulary: unit {unit!r}")
+            raise ValueError(f"invalid vocabulary of unit {unit!r}")
         return cls(symbols, unit)
 
     @cached_property
@@ -133,14 +137,14 @@ class Vocabulary:
 
 
 def split(text: str, unit: Unit) -> Iterable[str]:
-    """Splits a text into symbols."""
+    """Splits a text into tokens."""
     if unit == "character":
         return text
     return re.findall(r"\w+|[^\w\s]|\n" if unit == "word" else r"\S+|\n", text)
 
 
 def count(blocks: Iterable[str], unit: Unit) -> dict[str, int]:
-    """Counts the symbols of a text in blocks."""
+    """Counts the tokens of a text that is given in blocks."""
     if unit != "character":
         words: Counter[str] = Counter()
         for block in complete_symbols(blocks, unit):
@@ -154,7 +158,7 @@ def count(blocks: Iterable[str], unit: Unit) -> dict[str, int]:
 
 
 def complete_symbols(blocks: Iterable[str], unit: Unit) -> Iterator[str]:
-    """Yields the text of some blocks in other blocks, which end between two symbols.
+    """Splits a text into other blocks, so that no token is split between two blocks.
 
     >>> list(complete_symbols(["to b", "e or", " not", ""], "word"))
     ['to ', 'be ', 'or ', 'not']
@@ -165,7 +169,7 @@ def complete_symbols(blocks: Iterable[str], unit: Unit) -> Iterator[str]:
     rest = ""
     for block in blocks:
         text = rest + block
-        end = 1 + max(text.rfind(" "), text.rfind("\n"))  # no word reaches over either
+        end = 1 + max(text.rfind(" "), text.rfind("\n"))  # no word contains a space or a line end
         rest = text[end:]
         if end:
             yield text[:end]

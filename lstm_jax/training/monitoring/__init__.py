@@ -1,1 +1,1 @@
-"""What a run shows while it trains: the console, plots, profiles, trackers."""
+"""Console output, plots, profiles and experiment trackers."""

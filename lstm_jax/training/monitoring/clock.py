@@ -1,4 +1,4 @@
-"""The speed of training and the time left."""
+"""Training speed and estimated remaining time."""
 
 import time
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 
 def duration(seconds: float) -> str:
-    """Formats seconds as minutes and seconds, and hours if there are some.
+    """Formats seconds as M:SS, or H:MM:SS from one hour on.
 
-    >>> duration(125.4), duration(7325)
+    >>> duration(125.4), duration(7325.0)
     ('2:05', '2:02:05')
     """
     minutes, seconds = divmod(round(seconds), 60)
@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
 
 
 class Clock:
-    """Measures training without compilation, evaluation and saving.
+    """A clock for training time, without compilation, evaluation and saving.
 
     >>> clock = Clock(steps=100)
     >>> clock.tokens_per_second, clock.time_left(20)
@@ -32,23 +32,23 @@ class Clock:
         self.running, self.first, self.started = False, 0, 0.0
 
     def start(self, step: int) -> None:
-        """Starts the clock after ``step`` steps."""
+        """Starts the clock at a step."""
         self.running, self.first, self.started = True, step, time.monotonic()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out the time spent inside."""
+        """Excludes the time inside the block."""
         before = time.monotonic()
         yield
         self.started += time.monotonic() - before
 
     @property
     def tokens_per_second(self) -> float:
-        """Valid tokens per second since the start; 0 before anything was measured."""
+        """Valid tokens per second since the start. 0 if the clock was not started."""
         return self.tokens / (time.monotonic() - self.started) if self.running else 0.0
 
     def time_left(self, step: int) -> str:
-        """Returns the time left, or an empty string before anything was measured."""
+        """Returns the estimated remaining time at a step. Empty if no step was measured."""
         if not self.running or step == self.first:
             return ""
         elapsed = time.monotonic() - self.started

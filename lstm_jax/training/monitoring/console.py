@@ -1,7 +1,7 @@
-"""Standard output and standard error, whose failures do not end a run.
+"""Output to stdout and stderr. A failure to write does not end a run.
 
-The reader of a pipe may be gone, the disk of a log full, the encoding too small for a sample;
-``sys.stdout`` may be an object with ``write`` alone, or None.
+Handled cases: a closed pipe, a full disk, an encoding without the characters of a sample, and a
+``sys.stdout`` that is None or an object with only a ``write`` method.
 """
 
 import os
@@ -13,13 +13,13 @@ from typing import Any
 COLORS = {"red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
 _failed: Any = None
-"""The last stream that could not be written; it is not written again."""
+"""The last stream that could not be written. Nothing more is written to it."""
 
 
 def say(text: str = "") -> None:
-    """Writes a line to ``sys.stdout``, with escapes for characters that its encoding lacks.
+    """Writes a line to ``sys.stdout``. Characters that its encoding lacks are escaped.
 
-    If that fails, a warning goes to ``sys.stderr``, and nothing is written to this stream any more.
+    If the stream cannot be written, a warning is written to ``sys.stderr`` and the stream is not used again.
     """
     global _failed
     stream = sys.stdout
@@ -29,14 +29,16 @@ def say(text: str = "") -> None:
         _write(stream, f"{text}\n")
     except (OSError, ValueError) as error:  # ValueError: the stream was closed
         _failed = stream
-        with suppress(OSError, ValueError, AttributeError):  # so that Python can flush it at exit
+        with suppress(OSError, ValueError, AttributeError):  # Python flushes the stream at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        complain(f"warning: cannot write to standard output: {reason}. No more is written there.")
+        print_error(
+            f"warning: cannot write to standard output: {reason}. Further output is dropped."
+        )
 
 
-def complain(text: str) -> None:
-    """Writes a line to ``sys.stderr``, if that is possible. On a terminal its first word is red."""
+def print_error(text: str) -> None:
+    """Writes a line to ``sys.stderr``, ignoring failures. On a terminal, the first word is red."""
     if sys.stderr is not None:
         word, colon, rest = text.partition(":")
         text = f"{paint(word + colon, 'red', sys.stderr)}{rest}" if colon else text
@@ -45,7 +47,7 @@ def complain(text: str) -> None:
 
 
 def paint(text: str, color: str, stream: Any = None) -> str:
-    """Returns text in a color if the stream, by default ``sys.stdout``, is a terminal that has colors.
+    """Returns text in a color if the stream (by default ``sys.stdout``) is a terminal with colors.
 
     The environment variable ``NO_COLOR`` turns colors off.
     """
@@ -55,10 +57,11 @@ def paint(text: str, color: str, stream: Any = None) -> str:
     return f"\033[{COLORS[color]}m{text}\033[0m"
 
 
-def leave(code: int) -> None:
-    """Ends the process with an exit code.
+def exit_process(code: int) -> None:
+    """Exits the process.
 
-    After a failed save, threads of Orbax may wait for each other for minutes. They are not waited for.
+    After an error, the process does not wait for threads: after a failed save, threads of Orbax may block
+    for minutes.
     """
     others = [t for t in threading.enumerate() if t is not threading.main_thread()]
     if code and not all(thread.daemon for thread in others):
@@ -70,12 +73,12 @@ def leave(code: int) -> None:
 
 
 def has_failed() -> bool:
-    """Whether a line could not be written to the current ``sys.stdout``."""
+    """Returns whether writing to the current ``sys.stdout`` has failed."""
     return sys.stdout is not None and sys.stdout is _failed
 
 
 def is_terminal(stream: Any = None) -> bool:
-    """Whether a stream, by default ``sys.stdout``, is a terminal."""
+    """Returns whether a stream (by default ``sys.stdout``) is a terminal."""
     try:
         return bool((sys.stdout if stream is None else stream).isatty())
     except (AttributeError, ValueError):

@@ -1,15 +1,15 @@
-"""Lines of training output."""
+"""Formatting of console output."""
 
 from collections.abc import Mapping
 
 from lstm_jax.training.metrics import METRICS
 
 IS_LOSS = ("mse", "nats")
-"""Metrics that are the loss itself."""
+"""Metrics that are equal to the loss."""
 
 
 def position(step: int, steps: int) -> str:
-    """Returns the number of a step and the number of all steps, aligned.
+    """Formats the current and the total number of steps, right-aligned.
 
     >>> position(200, 2400)
     'step   200/2,400'
@@ -23,13 +23,13 @@ def values(
     split: str,
     baselines: Mapping[str, float] | None = None,
 ) -> str:
-    """Returns loss and metrics of a split, with baselines behind the metric that they belong to.
+    """Formats the loss and the metrics of a split, with the baselines of the main metric.
 
     Args:
-      metrics: Metrics ``split/...``.
-      metric: The metric of the dataset.
+      metrics: Metrics by name, ``split/...``.
+      metric: Name of the main metric.
       split: train, eval or test.
-      baselines: Values of the metric for simple methods.
+      baselines: Values of the main metric for predictors without a network, by name.
 
     >>> metrics = {"eval/loss": 0.1133, "eval/accuracy": 0.966}
     >>> values(metrics, "accuracy", "eval", {"majority baseline": 0.27})
@@ -45,9 +45,9 @@ def values(
 
 
 def speed(tokens_per_second: float) -> str:
-    """Returns tokens per second with three digits.
+    """Formats tokens per second with three significant digits.
 
-    >>> speed(251_668), speed(1_723_000), speed(87.4)
+    >>> speed(251_668.0), speed(1_723_000.0), speed(87.4)
     ('252k tokens/s', '1.72M tokens/s', '87.4 tokens/s')
     """
     for factor, unit in ((1e6, "M"), (1e3, "k")):

@@ -25,13 +25,13 @@ MARKERS = "os^Dv*"
 def plot_curves(
     metrics: list[dict[str, Any]], metric: str, unit: str, baselines: dict[str, float]
 ) -> bytes:
-    """Returns a PNG of training and validation metrics over steps, with the baselines as lines.
+    """Returns a PNG plot of the main metric over steps in training and validation, with baselines.
 
     Args:
-      metrics: Lines of metrics.jsonl.
-      metric: The metric of the dataset.
-      unit: Its name on the axis.
-      baselines: Values of the metric for simple methods.
+      metrics: Lines of metrics.jsonl as dicts.
+      metric: Name of the main metric.
+      unit: Label of the y axis.
+      baselines: Values of the main metric for predictors without a network, by name.
     """
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
@@ -52,16 +52,16 @@ def plot_curves(
 
 
 def plot_sweep(curves: list[tuple[str, list[tuple[int, float]], bool]], label: str) -> bytes:
-    """Returns a PNG of the validation curves of runs.
+    """Returns a PNG plot of the validation curves of runs.
 
-    The scale is that of the complete runs, so that a run that diverged does not flatten the others.
+    The limits of the y axis fit the complete runs, so that a diverged run does not flatten the curves.
 
     Args:
-      curves: Name, points and completeness of each run, the best run first.
+      curves: ``(name, [(step, value), ...], is_complete)`` of each run, best run first.
       label: Label of the y axis.
     """
-    named = min(len(curves), 24)  # a legend cannot tell more lines apart
-    more = f", {len(curves) - named} more not named" if len(curves) > named else ""
+    named = min(len(curves), 24)  # more lines cannot be distinguished in a legend
+    more = f", {len(curves) - named} more not listed" if len(curves) > named else ""
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(8, 4.2 + 0.17 * named), layout="constrained")
         done = [y for _, points, complete in curves if complete for _, y in points]
@@ -70,7 +70,7 @@ def plot_sweep(curves: list[tuple[str, list[tuple[int, float]], bool]], label: s
         colors = plt.get_cmap("viridis")  # dark to light, also in greyscale
         for n, (name, points, complete) in enumerate(sorted(curves, key=lambda c: not c[2])):
             if done and not complete:
-                ax.axis(ax.axis())  # keeps the limits
+                ax.axis(ax.axis())  # freezes the limits
             ax.plot(
                 *(zip(*points, strict=True) if points else ([], [])),
                 color=colors(0.85 * n / max(len(curves) - 1, 1)),

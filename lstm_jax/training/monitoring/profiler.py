@@ -1,4 +1,4 @@
-"""A profile of some steps, for xprof."""
+"""Profiling of a range of steps, for xprof."""
 
 from pathlib import Path
 
@@ -6,22 +6,22 @@ import jax
 
 
 class Profiler:
-    """Traces the device while it runs some steps.
+    """A profiler for a range of steps.
 
     Args:
-      steps: Numbers of the first and the last step, from 1. None traces nothing.
+      steps: First and last step to profile, from 1. None disables the profiler.
     """
 
     def __init__(self, steps: tuple[int, int] | None):
         self.steps, self.running = steps, False
 
     def before(self, first: int, n: int, folder: Path) -> None:
-        """Starts the profile if it is wanted of one of the next steps.
+        """Starts the profile if the next steps include the first step to profile.
 
         Args:
           first: Number of the next step.
           n: Number of steps that are dispatched together.
-          folder: Where the profile is written; ``xprof --logdir FOLDER`` shows it.
+          folder: Directory of the profile. ``xprof --logdir FOLDER`` shows it.
         """
         if self.steps is None or self.running:
             return
@@ -31,7 +31,7 @@ class Profiler:
             self.running = True
 
     def after(self, step: int, results: object) -> None:
-        """Ends the profile after its last step, for whose results it waits."""
+        """Ends the profile after its last step. Waits for the results of the step."""
         if self.steps is not None and step >= self.steps[1] and self.running:
             jax.block_until_ready(results)
             self.close()

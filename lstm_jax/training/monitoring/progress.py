@@ -1,4 +1,4 @@
-"""Progress of training: a bar on a terminal, plain lines elsewhere."""
+"""Progress of training: a bar on a terminal, plain lines otherwise."""
 
 import sys
 
@@ -8,11 +8,11 @@ from lstm_jax.training.monitoring import console
 
 
 class Progress:
-    """Prints lines, beside a bar once :meth:`start` was called on a terminal.
+    """Console output with a progress bar. The bar appears after :meth:`start`, on a terminal.
 
     Args:
-      steps: Number of steps of the run.
-      silent: Prints nothing.
+      steps: Total number of steps.
+      silent: Whether to print nothing.
     """
 
     def __init__(self, steps: int, silent: bool = False):
@@ -20,12 +20,12 @@ class Progress:
         self.bar: tqdm | None = None
 
     def start(self, done: int) -> None:
-        """Shows the bar after ``done`` steps, which do not count for its rate."""
+        """Shows the bar. ``done`` is the number of completed steps; they do not count for the rate."""
         if not self.silent and console.is_terminal():
             self.bar = tqdm(total=self.steps, initial=done, unit="step", dynamic_ncols=True)
 
     def say(self, line: str, color: str = "") -> None:
-        """Prints a line, in a color on a terminal."""
+        """Prints a line above the bar. The color applies on a terminal."""
         if self.silent:
             return
         line = console.paint(line, color)

@@ -1,4 +1,4 @@
-"""Metrics for TensorBoard and Weights & Biases, both optional."""
+"""Optional experiment trackers: TensorBoard and Weights & Biases."""
 
 import hashlib
 import importlib.util
@@ -12,23 +12,23 @@ from lstm_jax.training.run_dir import files
 
 
 def check_trackers(log: Log) -> None:
-    """Checks that the packages of the requested trackers are installed.
+    """Checks that the packages of the enabled trackers are installed.
 
     Raises:
-      ConfigError: if not, with how to install it.
+      ConfigError: If a package is not installed.
     """
-    for field, wanted, package in (
+    for field, enabled, package in (
         ("log.tensorboard", log.tensorboard, "tensorboardX"),
         ("log.wandb", log.wandb is not None, "wandb"),
     ):
-        if wanted and importlib.util.find_spec(package) is None:
+        if enabled and importlib.util.find_spec(package) is None:
             raise ConfigError(
-                f"{field}: needs the package {package}, which is not installed: pip install {package}."
+                f"{field} requires the package {package}, which is not installed: pip install {package}."
             )
 
 
 class TensorBoard:
-    """Event files, through tensorboardX."""
+    """A tracker that writes TensorBoard event files with tensorboardX."""
 
     def __init__(self, folder: Path, first: int):
         from tensorboardX import SummaryWriter
@@ -38,20 +38,20 @@ class TensorBoard:
             self._writer = SummaryWriter(str(folder), purge_step=first + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Adds a scalar for each metric.
+        """Writes a scalar for each metric.
 
         Raises:
-          RunError: if the directory cannot be written.
+          RunError: If the directory cannot be written.
         """
         with self._errors():
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes the rest.
+        """Flushes and closes the event file.
 
         Raises:
-          RunError: if the directory cannot be written.
+          RunError: If the directory cannot be written.
         """
         with self._errors():
             self._writer.close()
@@ -65,7 +65,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of a project. A run directory that is resumed continues the same run."""
+    """A tracker that sends metrics to a project of Weights & Biases. A resumed run keeps its id."""
 
     def __init__(self, project: str, run_dir: Path, name: str, config: Any):
         import wandb
@@ -76,7 +76,7 @@ class WeightsAndBiases:
         )
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Logs metrics."""
+        """Logs the metrics of a step."""
         self._run.log(metrics, step=step)
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ Tracker = TensorBoard | WeightsAndBiases
 
 
 def make_trackers(log: Log, run_dir: Path, name: str, first: int, config: Any) -> list[Tracker]:
-    """Returns the requested trackers. Metrics that they hold after step ``first`` are written again."""
+    """Returns the enabled trackers. Metrics of steps after ``first`` are overwritten."""
     trackers: list[Tracker] = []
     if log.tensorboard:
         trackers.append(TensorBoard(run_dir / "tensorboard", first))

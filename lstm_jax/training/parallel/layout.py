@@ -1,7 +1,7 @@
-"""Where the arrays of a run are placed: the one file that decides it.
+"""The sharding of each array of a run.
 
-The mesh has two axes: ``data`` for the sequences of a batch, ``model`` for the hidden units of a
-layer. Nothing here asks which devices there are.
+The mesh has two axes: ``data`` for the sequences of a batch, and ``model`` for the hidden units of a layer.
+No function here depends on the available devices.
 """
 
 import re
@@ -24,15 +24,15 @@ from lstm_jax.training.train_state import TrainState
 Tree = TypeVar("Tree")
 
 
-class Rule(NamedTuple):
-    """How parameters are split over devices.
+class ShardingRule(NamedTuple):
+    """The array axes along which matching parameters may be sharded.
 
     Attributes:
       pattern: A regular expression that is searched for in the name of a parameter, such as
         ``lstm.l0f.w_h``.
-      axes: The array axes that may be split. None allows all, the longest first.
-      gathered_by_layer: Whether the layer itself gathers the parameter, inside its ``Partition``;
-        otherwise the training step gathers it before the forward pass.
+      axes: The array axes that may be sharded. None allows all axes, longest first.
+      gathered_by_layer: Whether the layer gathers the parameter, inside its ``Partition``. If False, the
+        training step gathers it before the forward pass.
     """
 
     pattern: str
@@ -41,23 +41,25 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule(r"(^|\.)w_[xh]$", axes=(0,), gathered_by_layer=True),  # columns are the gates of units
-    Rule(""),
+    ShardingRule(
+        r"(^|\.)w_[xh]$", axes=(0,), gathered_by_layer=True
+    ),  # columns are the gates of units
+    ShardingRule(""),
 )
-"""The first rule that matches a parameter applies. Vectors are never split."""
+"""The first rule that matches a parameter applies. Vectors are replicated."""
 
 
 @dataclass(frozen=True)
 class Layout:
     """Shardings of the arrays of a run.
 
-    Methods whose names begin with ``constrain`` or ``gather`` are called inside compiled functions,
-    under ``jax.set_mesh(layout.mesh)``. On one device they return their argument.
+    Call the methods ``constrain_*`` and ``gather_*`` inside compiled functions, under
+    ``jax.set_mesh(layout.mesh)``. On one device they return their argument unchanged.
 
     Attributes:
-      mesh: The devices.
-      fsdp: Whether parameters and the optimizer's state are sharded over the ``data`` axis, too.
-      partitioned_layers: Whether the LSTM layers of the model have :attr:`partition`.
+      mesh: The mesh.
+      fsdp: Whether parameters and the optimizer state are also sharded over the ``data`` axis.
+      partitioned_layers: Whether the LSTM layers of the model use :attr:`partition`.
     """
 
     mesh: Mesh
@@ -71,16 +73,20 @@ class Layout:
 
     @property
     def partition(self) -> Partition | None:
-        """How LSTM layers are split; None on one device."""
+        """The ``Partition`` of the LSTM layers. None on one device."""
         if self.mesh.size == 1:
             return None
         hidden = MODEL if self.mesh.shape[MODEL] > 1 else None
         return Partition(batch=DATA, hidden=hidden, weights=DATA if self.fsdp else None)
 
     def state(self, optimizer: Any, shapes: TrainState) -> TrainState:
-        """Returns a sharding for each array of a training state, of which shapes are enough.
+        """Returns the sharding of each array of a training state.
 
-        The optimizer's arrays are sharded as their parameters are, the carry as the batch.
+        The optimizer state is sharded like its parameters, the carry like the batch.
+
+        Args:
+          optimizer: An Optax optimizer.
+          shapes: The state, as arrays or ``ShapeDtypeStruct``.
         """
         axes = (DATA, MODEL) if self.fsdp else (MODEL,)
         params = jax.tree_util.tree_map_with_path(
@@ -98,22 +104,22 @@ class Layout:
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
 
     def batches(self, batches: Batch) -> Batch:
-        """Returns a sharding for each array of batches ``[n, ...]``."""
+        """Returns the sharding of each array of batches ``[n, ...]``."""
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), batch_specs(batches, 1))
 
     def local_rows(self, batch_size: int) -> np.ndarray:
-        """Returns the numbers of the sequences of a batch that this process reads."""
+        """Returns the indices in the batch of the sequences that this process reads."""
         sharding = NamedSharding(self.mesh, P(DATA))
         places = sharding.addressable_devices_indices_map((batch_size,)).values()
         return np.unique([np.arange(batch_size)[at] for at in places])
 
     def shard_batches(self, batches: Batch, rows: np.ndarray, batch_size: int) -> Batch:
-        """Puts batches ``[n, ...]`` on the mesh.
+        """Shards batches ``[n, ...]`` over the mesh.
 
         Args:
-          batches: This process's sequences of each batch.
-          rows: Their numbers, as :meth:`local_rows` returns them.
-          batch_size: The number of sequences of all processes.
+          batches: Batches with the sequences of this process.
+          rows: Indices of these sequences in the batch, the result of :meth:`local_rows`.
+          batch_size: Number of sequences in the batches of all processes.
         """
         if self.mesh.size == 1:
             return batches  # the compiled function transfers them
@@ -132,23 +138,23 @@ class Layout:
         return jax.tree.map(shard, batches, batch_specs(batches, 1))
 
     def shard_eval_batches(self, batches: Batch) -> Batch:
-        """Puts evaluation batches ``[n, ...]`` on the mesh, padded to a multiple of its devices."""
+        """Shards evaluation batches ``[n, ...]``, padded to a multiple of the ``data`` axis of the mesh."""
         batches = pad_batches(batches, self.mesh.shape[DATA])
         batch_size = np.shape(batches.weights)[2]
         return self.shard_batches(batches, np.arange(batch_size), batch_size)
 
     def constrain_batch(self, batch: Batch) -> Batch:
-        """Shards a batch that is made inside a compiled function."""
+        """Constrains the sharding of a batch inside a compiled function."""
         return self._constrain(batch, batch_specs(batch))
 
     def constrain_carry(self, carry: Tree) -> Tree:
-        """Shards an LSTM state ``[B, H]`` as the batch."""
+        """Constrains the sharding of an LSTM state ``[B, H]`` to that of the batch."""
         return self._constrain(carry, self._carry_specs(carry))
 
     def gather_params(self, params: Tree) -> Tree:
-        """Returns parameters as a step computes with them, gathered from the ``data`` axis.
+        """Gathers parameters from the ``data`` axis for the forward and backward pass.
 
-        Parameters of partitioned layers are left to the layers, which gather one layer at a time.
+        Parameters of partitioned layers stay sharded: the layers gather them, one layer at a time.
         """
         if self.mesh.size == 1:
             return params
@@ -162,7 +168,7 @@ class Layout:
         return jax.tree_util.tree_map_with_path(gather, params)
 
     def to_host(self, tree: Tree) -> Tree:
-        """Returns NumPy arrays, gathered one by one in every process. All processes must call it."""
+        """Gathers a tree to NumPy arrays, one array at a time. All processes must call it."""
         gather = jax.jit(lambda a: a, out_shardings=NamedSharding(self.mesh, P()))
         return jax.tree.map(lambda a: np.asarray(gather(a)), tree)
 
@@ -182,7 +188,7 @@ class Layout:
         return jax.tree.map(lambda _: P(DATA, units), carry)
 
     def _param_spec(self, path: Any, shape: tuple[int, ...], mesh_axes: Sequence[str]) -> P:
-        """Splits a parameter: each mesh axis along the first allowed array axis that it divides."""
+        """Returns the spec of a parameter. A mesh axis shards the first allowed axis that it divides."""
         if len(shape) < 2:
             return P()
         allowed = _rule(path).axes or sorted(range(len(shape)), key=lambda axis: -shape[axis])
@@ -202,7 +208,12 @@ def make_layout(config: Experiment, mesh: Mesh, partitioned_layers: bool = True)
 
 
 def batch_specs(batch: Batch, leading: int = 0) -> Batch:
-    """Returns the specs of a batch: its sequences over ``data``, after ``leading`` other axes."""
+    """Returns the partition specs of a batch, sharded over ``data`` along its sequences.
+
+    Args:
+      batch: The batch.
+      leading: Number of leading axes before those of a single batch.
+    """
     before = (None,) * leading
 
     def spec(name: str, array: Any) -> P | None:
@@ -214,7 +225,7 @@ def batch_specs(batch: Batch, leading: int = 0) -> Batch:
 
 
 def pad_batches(batches: Batch, n: int) -> Batch:
-    """Pads batches ``[N, T, B, ...]`` with sequences of weight 0, so that n devices divide them.
+    """Pads batches ``[N, T, B, ...]`` with sequences of weight 0, so that B is a multiple of n.
 
     >>> batches = Batch(np.ones((1, 4, 3)), np.ones((1, 4, 3)), np.ones((1, 4, 3)), np.ones((1, 3)))
     >>> padded = pad_batches(batches, 2)
@@ -236,14 +247,14 @@ def pad_batches(batches: Batch, n: int) -> Batch:
 
 
 def with_shardings(shapes: Tree, shardings: Any) -> Tree:
-    """Returns shapes and dtypes with shardings, as a compiler takes them in place of arrays."""
+    """Returns a tree of ``ShapeDtypeStruct`` with shardings."""
 
-    def described(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    def to_struct(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(described, shapes, shardings)
+    return jax.tree.map(to_struct, shapes, shardings)
 
 
-def _rule(path: Any) -> Rule:
+def _rule(path: Any) -> ShardingRule:
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     return next(rule for rule in RULES if re.search(rule.pattern, name))

@@ -1,4 +1,4 @@
-"""The mesh of an experiment: which devices it uses, and how they are arranged."""
+"""The device mesh of an experiment."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,17 +11,21 @@ from jax.sharding import AxisType, Mesh
 from lstm_jax.training.config import ConfigError, Experiment
 
 DATA, MODEL = "data", "model"
-"""Axes of the mesh: the sequences of a batch, the hidden units of a layer."""
+"""Names of the mesh axes, for the sequences of a batch and for the hidden units of a layer."""
 
 
 def make_mesh(config: Experiment, devices: Sequence[Any]) -> Mesh:
-    """Returns the mesh of an experiment, made of the first of these devices.
+    """Returns the mesh of an experiment over the first of the given devices.
 
-    Without ``mesh.data`` it has the largest number of devices that divides the batch; in several
-    processes, all devices. The devices may be those of a topology that is only compiled for.
+    If ``mesh.data`` is None, the mesh has the largest number of devices that divides the batch. With
+    several processes, it has all devices.
+
+    Args:
+      config: The experiment.
+      devices: The available devices, or the devices of a topology to compile for.
 
     Raises:
-      ConfigError: If there are too few devices, or the batch cannot be split so.
+      ConfigError: If there are too few devices, or the batch cannot be split evenly.
     """
     settings, available = config.mesh, len(devices)
     several = len({device.process_index for device in devices}) > 1
@@ -40,12 +44,12 @@ def make_mesh(config: Experiment, devices: Sequence[Any]) -> Mesh:
         raise ConfigError(
             f"data.batch_size must be a multiple of {parts} (mesh.data {data} * "
             f"train.grad_accum_steps {config.train.grad_accum_steps}), got {config.data.batch_size}. "
-            "Or use fewer devices, with mesh.data."
+            "Alternatively, use fewer devices with mesh.data."
         )
     explicit = settings.axis_types == "explicit" and used > 1
     kinds = (AxisType.Explicit if explicit else AxisType.Auto,) * 2
     shape = (data, settings.model)
-    if used == available:  # in an order that suits their connections
+    if used == available:  # make_mesh orders devices by their connections
         return jax.make_mesh(shape, (DATA, MODEL), axis_types=kinds, devices=devices)
     some = np.array(devices[:used], dtype=object).reshape(shape)
     return Mesh(some, (DATA, MODEL), axis_types=kinds)
@@ -54,16 +58,16 @@ def make_mesh(config: Experiment, devices: Sequence[Any]) -> Mesh:
 def one_device(config: Experiment | None = None) -> Mesh:
     """Returns a mesh of one device of this process.
 
-    Sharded parameters may be too many for one accelerator; the host takes its place then.
+    The device is the CPU if parameters are sharded, because they may not fit on one accelerator.
     """
     device = jax.local_devices()[0]
     if config is not None and (config.mesh.parameters == "sharded" or config.mesh.model > 1):
-        with suppress(RuntimeError):  # JAX_PLATFORMS may leave the host out
+        with suppress(RuntimeError):  # JAX_PLATFORMS may exclude the CPU
             device = jax.local_devices(backend="cpu")[0]
     return Mesh(np.array([[device]]), (DATA, MODEL))
 
 
 def _largest_divisor(config: Experiment, most: int) -> int:
-    """Returns the largest number of devices, up to ``most``, that divides a part of the batch."""
+    """Returns the largest number of devices, up to ``most``, that divides a part of a batch."""
     rows = config.data.batch_size // config.train.grad_accum_steps
     return next((n for n in range(most, 1, -1) if rows % n == 0), 1)

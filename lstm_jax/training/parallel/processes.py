@@ -1,4 +1,4 @@
-"""Several processes that train one model: one per host of a TPU pod, one per node or GPU of a cluster."""
+"""Multi-process training: one process per TPU host, or per node or GPU of a cluster."""
 
 import os
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from jax.experimental import multihost_utils
 from lstm_jax.training.config import ConfigError, Mesh
 
 SECONDS_TO_END = 30
-"""After which a process that failed takes the others, which wait for it, with it."""
+"""Seconds after which JAX ends the other processes if one process has failed."""
 
 
 def start(mesh: Mesh) -> None:
-    """Meets the other processes, if there are any; before the first use of a device.
+    """Connects to the other processes, if there are any. Call it before the first use of a device.
 
     Raises:
-      ConfigError: if they cannot be met.
+      ConfigError: If the processes cannot connect.
     """
     if jax.distributed.is_initialized():
         return
-    if mesh.coordinator_address is None and not several(os.environ):
+    if mesh.coordinator_address is None and not is_multi_process(os.environ):
         return
     address = None if mesh.coordinator_address in (None, "auto") else mesh.coordinator_address
     try:
@@ -30,18 +30,18 @@ def start(mesh: Mesh) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"mesh.coordinator_address: the processes did not meet: {error} If their number is not known "
-            "from the environment, pass --mesh.coordinator-address HOST:PORT --mesh.num-processes N "
-            "--mesh.process-id I to each."
+            f"mesh.coordinator_address: cannot connect to the other processes: {error} If JAX cannot "
+            "detect them, pass --mesh.coordinator-address HOST:PORT --mesh.num-processes N "
+            "--mesh.process-id I to each process."
         ) from error
 
 
-def several(environment: Mapping[str, str]) -> bool:
-    """Whether this is plainly one of several processes, which jax can find by itself.
+def is_multi_process(environment: Mapping[str, str]) -> bool:
+    """Returns whether the environment is that of several processes which JAX can detect.
 
-    >>> several({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
+    >>> is_multi_process({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
     True
-    >>> several({"SLURM_NTASKS": "2"})                             # an allocation, without srun
+    >>> is_multi_process({"SLURM_NTASKS": "2"})                             # an allocation without srun
     False
     """
     slurm = environment.get("SLURM_STEP_NODELIST") and environment.get("SLURM_PROCID")
@@ -54,21 +54,21 @@ def several(environment: Mapping[str, str]) -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process writes the run folder and speaks."""
+    """Returns whether this process writes the run directory and the console output."""
     return jax.process_index() == 0
 
 
-def is_alone() -> bool:
-    """Whether there is no other process."""
+def is_single_process() -> bool:
+    """Returns whether there is only one process."""
     return jax.process_count() == 1
 
 
 def any_of(flag: bool) -> bool:
-    """Whether the flag of any process is set; all must ask."""
+    """Returns whether the flag is set in any process. All processes must call it."""
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
 def wait_for_all(name: str) -> None:
-    """Until every process is here."""
-    if not is_alone():
+    """Waits until every process has called this function with the same name."""
+    if not is_single_process():
         multihost_utils.sync_global_devices(name)

@@ -1,4 +1,4 @@
-"""The run directory: its files, its lock, and whether a run can be resumed in it."""
+"""The run directory: its files, its lock, and the check that a run can be resumed."""
 
 from lstm_jax.training.run_dir.directory import RunDir
 

@@ -1,4 +1,4 @@
-"""The run directory: the files of a run, and whether the run can be resumed."""
+"""``RunDir``: reads and writes the files of a run, and checks that the run can be resumed."""
 
 import json
 import re
@@ -22,7 +22,7 @@ MAY_CHANGE = (
     "log",
     "mesh",
     "sample",
-    "data.path",  # the same data in another place: its fingerprint is compared
+    "data.path",  # the data may have moved: its fingerprint is compared
     "optimizer.learning_rate",
     "optimizer.warmup_steps",
     "optimizer.decay_steps",
@@ -33,15 +33,15 @@ NO_RESULT = ("workdir", "log", "mesh", "sample")
 """Fields and groups of fields that do not affect the result of a complete run."""
 
 BEFORE_CONFIG = (LOCK, SOFT_LOCK, "config.json.new")
-"""Files of a run that was interrupted before it had its config.json."""
+"""Files of a run that was interrupted before config.json was written."""
 
 
 class RunDir:
-    """A run directory: config.json, metrics.jsonl, checkpoints and more.
+    """A run directory with config.json, metrics.jsonl, checkpoints and other files.
 
     Args:
       path: The directory.
-      writes: False for all but one of several processes; their methods write nothing.
+      writes: Whether this process writes. With several processes, only the first does.
     """
 
     def __init__(self, path: Path, writes: bool = True):
@@ -56,7 +56,7 @@ class RunDir:
         """Checks that the directory is empty or holds a run of the same experiment.
 
         Raises:
-          ConfigError: if it belongs to another experiment or holds something else.
+          ConfigError: If the directory belongs to another experiment or has unrelated files.
         """
         if self.file("config.json").exists():
             changes = differences(self.experiment(), experiment)
@@ -70,13 +70,13 @@ class RunDir:
             names = {path.name for path in self.path.iterdir()} - set(BEFORE_CONFIG)
             if names & {"checkpoints", "best", "metrics.jsonl"}:
                 raise ConfigError(
-                    f"workdir: {self.path} holds a run without its config.json; restore that file, or "
-                    "choose another directory with --workdir."
+                    f"workdir: config.json is missing in the run directory {self.path}; restore the file, "
+                    "or choose another directory with --workdir."
                 )
             if names:
                 raise ConfigError(
-                    f"workdir: {self.path} is not empty and holds no run; choose another directory "
-                    "with --workdir."
+                    f"workdir must be an empty directory or a run directory, got {self.path}; choose "
+                    "another directory with --workdir."
                 )
 
     @contextmanager
@@ -84,11 +84,11 @@ class RunDir:
         """Creates the directory if it is missing, and locks it against other processes.
 
         Args:
-          warn: Called with a message if the file system has no locks.
+          warn: Called with a message if the file system does not support locks.
 
         Raises:
-          ConfigError: if another process trains in it, or it cannot be written.
-          RunError: if the disk is full.
+          ConfigError: If another process trains in the directory, or the directory cannot be written.
+          RunError: If the disk is full.
         """
         if not self.writes:
             yield
@@ -102,14 +102,14 @@ class RunDir:
             yield
 
     def start(self, experiment: Experiment) -> Experiment | None:
-        """Marks the run as incomplete. Writes the experiment into a new directory.
+        """Marks the run as incomplete. Writes config.json if the directory is new.
 
         Returns:
-          The experiment with which the run was last started, None if it is new.
+          The experiment with which the run was last started. None for a new run.
 
         Raises:
-          ConfigError: as :meth:`check` does, or if the directory cannot be written.
-          RunError: if the disk is full.
+          ConfigError: As :meth:`check`, or if the directory cannot be written.
+          RunError: If the disk is full.
         """
         if not self.writes:
             return None
@@ -125,30 +125,32 @@ class RunDir:
         return before
 
     def write_settings(self, experiment: Experiment) -> None:
-        """Writes the experiment and the environment, after files of other settings were moved aside."""
+        """Writes the experiment and the environment, after results of other settings were renamed."""
         self._write("config.json", as_json(experiment))
         self._write("environment.json", environment())
 
     def experiment(self) -> Experiment:
-        """Returns the experiment that the directory belongs to.
+        """Returns the experiment in config.json.
 
         Raises:
-          ConfigError: if there is none.
+          ConfigError: If the file is missing or invalid.
         """
         path = self.file("config.json")
         try:
             return from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
-            raise ConfigError(f"{self.path} is no run directory: it has no config.json.") from error
+            raise ConfigError(
+                f"{self.path} is not a run directory: config.json is missing."
+            ) from error
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+            raise ConfigError(f"cannot read {path}: {error.strerror}.") from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(
-                f"{path} cannot be read as an experiment: {error}. Restore the file from a copy."
+                f"{path} is not a valid experiment: {error}. Restore the file from a copy."
             ) from error
 
     def had_checkpoints(self) -> bool:
-        """Whether the run has saved a checkpoint, as its other files show."""
+        """Returns whether the run has saved a checkpoint, according to its other files."""
         events = self.file("events.jsonl")
         lines = events.read_bytes().splitlines() if events.exists() else []
         saved = any(re.search(rb'"event": "(stopped|finished|resumed)', line) for line in lines)
@@ -159,13 +161,13 @@ class RunDir:
         """Adds a line to metrics.jsonl."""
         self._append("metrics.jsonl", json.dumps({"step": step, **metrics}) + "\n")
 
-    def event(self, step: int, what: str) -> None:
-        """Adds a line to events.jsonl: when the run started, resumed, changed, stopped."""
+    def event(self, step: int, text: str) -> None:
+        """Adds a line to events.jsonl, for instance that the run was started or resumed."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._append("events.jsonl", json.dumps({"time": now, "step": step, "event": what}) + "\n")
+        self._append("events.jsonl", json.dumps({"time": now, "step": step, "event": text}) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Returns the lines of metrics.jsonl that are valid."""
+        """Returns the valid lines of metrics.jsonl as dicts."""
         return files.read_records(self.file("metrics.jsonl")).valid
 
     def sample(self, step: int, text: str) -> None:
@@ -173,16 +175,17 @@ class RunDir:
         self._append("samples.txt", samples.entry(step, text))
 
     def truncate(
-        self, step: int, evaluated: bool, repeats: bool, warn: Callable[[str], None]
+        self, step: int, evaluated: bool, reproducible: bool, warn: Callable[[str], None]
     ) -> None:
-        """Drops metrics and samples after a step, from which the run is resumed.
+        """Removes the metrics and samples of later steps before a run is resumed.
 
         Args:
-          step: The step.
-          evaluated: Whether to keep the evaluation of this step. Otherwise it is repeated.
-          repeats: Whether training will give the same metrics and samples again. Otherwise they are
-            moved to ``metrics.jsonl.superseded`` and ``samples.txt.superseded``.
-          warn: Called with a message if metrics.jsonl has invalid lines, which are moved aside.
+          step: The step from which the run is resumed.
+          evaluated: Whether to keep the evaluation of this step. If False, training repeats it.
+          reproducible: Whether training will reproduce the removed metrics and samples. If False, they
+            are moved to ``metrics.jsonl.superseded`` and ``samples.txt.superseded``.
+          warn: Called with a message if metrics.jsonl has invalid lines. They are moved to
+            ``metrics.jsonl.corrupt``.
         """
         if not self.writes:
             return
@@ -201,7 +204,7 @@ class RunDir:
 
         path, last = self.file("samples.txt"), step if evaluated else step - 1
         content = path.read_bytes() if path.exists() else b""
-        if not repeats:
+        if not reproducible:
             later = [line for line in valid if not is_kept(line)]
             self._append("metrics.jsonl.superseded", _lines(later))
             _, kept = samples.split(content, lambda at: at > last)
@@ -211,20 +214,20 @@ class RunDir:
             self.replace("samples.txt", b"".join(samples.split(content, lambda at: at <= last)))
 
     def sync(self) -> None:
-        """Waits until metrics and samples are on the disk, before a checkpoint counts on them."""
+        """Waits until metrics and samples are on disk, so that a checkpoint can refer to them."""
         for name in ("metrics.jsonl", "samples.txt"):
             files.sync(self.file(name))
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Writes result.json, which says that the run is complete."""
+        """Writes result.json, which marks the run as complete."""
         self._write("result.json", result)
 
     def result(self, experiment: Experiment, same_data: bool = False) -> dict[str, Any] | None:
-        """Returns what :meth:`finish` wrote, if the directory holds this experiment, complete.
+        """Returns the content of result.json. None if the run is incomplete or of another experiment.
 
         Args:
           experiment: The experiment.
-          same_data: Whether it is known that data in another place is the same.
+          same_data: Whether the data is known to be the same even if ``data.path`` differs.
         """
         try:
             changes = differences(self.experiment(), experiment)
@@ -249,7 +252,7 @@ class RunDir:
         self.replace(name, json.dumps(content, indent=2) + "\n")
 
     def _end_line(self, name: str) -> None:
-        """Ends an incomplete last line, so that the next one starts a line."""
+        """Ends an incomplete last line with a newline."""
         path = self.file(name)
         content = path.read_bytes() if path.exists() else b"\n"
         if not content.endswith(b"\n"):
@@ -266,7 +269,7 @@ def _lines(records: list[dict[str, Any]]) -> str:
 
 
 def _is_result(result: Any) -> bool:
-    """Whether a result has the fields that its readers use."""
+    """Returns whether a result has the required fields with valid types."""
     try:
         numbers = [result["step"], result["seconds"], *result["metrics"].values()]
         names = {"eval/loss", f"eval/{result['metric']}"}

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, machine and commit."""
+"""The environment of a run: versions, devices, machine and commit."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import jax
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and commit."""
+    """Returns versions, devices, machine and commit, for environment.json."""
     packages = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Files of a run directory. They are replaced atomically, appended to or set aside, never half written."""
+"""Operations on the files of a run directory: atomic replacement, appending and renaming."""
 
 import errno
 import json
@@ -13,11 +13,11 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Records(NamedTuple):
-    """The content of a file of metrics.
+    """The lines of metrics.jsonl.
 
     Attributes:
-      valid: Lines that hold an object of numbers, with an integer ``step``.
-      invalid: All other lines, as bytes.
+      valid: Parsed lines: objects of numbers with an integer ``step``.
+      invalid: Other lines, as bytes.
     """
 
     valid: list[dict[str, Any]]
@@ -25,10 +25,10 @@ class Records(NamedTuple):
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Replaces a file. A reader sees the old content or the new one, also after a power failure.
+    """Replaces a file atomically. After a power failure, it has the old or the new content.
 
     Raises:
-      RunError: if the file cannot be written; the old content stays.
+      RunError: If the file cannot be written. The old content remains.
     """
     new = path.with_name(f"{path.name}.new")
     try:
@@ -44,10 +44,10 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def append(path: Path, content: str | bytes) -> None:
-    """Adds to the end of a file.
+    """Appends to a file.
 
     Raises:
-      RunError: if it cannot be written.
+      RunError: If the file cannot be written.
     """
     try:
         with path.open("ab") as file:
@@ -57,10 +57,10 @@ def append(path: Path, content: str | bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until the content of a file is on the disk. Does nothing if there is no such file.
+    """Waits until the content of a file is on disk. Does nothing if the file does not exist.
 
     Raises:
-      RunError: if it cannot be written.
+      RunError: If the file cannot be written.
     """
     try:
         with path.open("rb") as file:
@@ -72,9 +72,9 @@ def sync(path: Path) -> None:
 
 
 def read_records(path: Path) -> Records:
-    r"""Reads a file of metrics, one JSON object per line; empty if there is no such file.
+    r"""Reads a file of metrics, one JSON object per line. The result is empty if the file does not exist.
 
-    A byte order mark is skipped. So is an incomplete last line, which an interrupted write leaves.
+    A byte order mark and an incomplete last line, the result of an interrupted write, are skipped.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -100,16 +100,16 @@ def read_records(path: Path) -> Records:
     return found
 
 
-def set_aside(path: Path, why: str = "corrupt") -> Path:
-    """Renames a file or a directory to ``NAME.corrupt``, or another word, and returns the new path.
+def set_aside(path: Path, suffix: str = "corrupt") -> Path:
+    """Renames a file or a directory to ``NAME.SUFFIX`` and returns the new path.
 
     Raises:
-      RunError: if it cannot be renamed.
+      RunError: If it cannot be renamed.
     """
-    new, n = path.with_name(f"{path.name}.{why}"), 1
+    new, n = path.with_name(f"{path.name}.{suffix}"), 1
     while new.exists():
         n += 1
-        new = path.with_name(f"{path.name}.{why}-{n}")
+        new = path.with_name(f"{path.name}.{suffix}-{n}")
     try:
         path.rename(new)
     except OSError as error:
@@ -118,7 +118,7 @@ def set_aside(path: Path, why: str = "corrupt") -> Path:
 
 
 def unwritable(path: Path, error: OSError) -> RunError:
-    """Returns the error for a file that cannot be written."""
+    """Returns the ``RunError`` for a file that cannot be written."""
     fix = "Free some space" if error.errno in NO_SPACE else "Make it writable"
     return RunError(
         f"cannot write {path}: {error.strerror}. {fix}, then run the same command to resume."
@@ -136,5 +136,5 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _encoded(content: str | bytes) -> bytes:
-    """Encodes as UTF-8; bytes of a command line that are none are written as escapes."""
+    """Encodes text as UTF-8. Surrogates, from invalid bytes on a command line, are escaped."""
     return content if isinstance(content, bytes) else content.encode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""One process at a time trains in a run directory."""
+"""The lock of a run directory, so that only one process at a time trains in it."""
 
 import errno
 from collections.abc import Callable, Iterator
@@ -11,23 +11,23 @@ from lstm_jax.training.config import ConfigError
 
 LOCK, SOFT_LOCK = ".lock", ".lock.soft"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""Errors of file systems without locks, such as some network and FUSE mounts."""
+"""Errors of file systems that do not support locks, such as some network and FUSE mounts."""
 
 
 @contextmanager
 def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """Holds the lock of a run directory, which must exist.
+    """Holds the lock of an existing run directory.
 
-    The operating system releases the lock when this process ends, however it ends. Where the file
-    system has no locks, a file that names this process takes their place.
+    The operating system releases the lock when this process ends. If the file system does not support
+    locks, a lock file with the id of this process is used instead.
 
     Args:
       folder: The run directory.
-      warn: Called with a message if the file system has no locks.
+      warn: Called with a message if the file system does not support locks.
 
     Raises:
-      ConfigError: if another process holds the lock.
-      OSError: if the lock file cannot be written.
+      ConfigError: If another process holds the lock.
+      OSError: If the lock file cannot be written.
     """
     lock: BaseFileLock = FileLock(folder / LOCK, timeout=0, fallback_to_soft=False)
     try:
@@ -37,8 +37,8 @@ def locked(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise
             warn(
-                f"the file system of {folder} has no locks ({error.strerror}); "
-                f"{folder / SOFT_LOCK} keeps other processes out instead."
+                f"the file system of {folder} does not support locks ({error.strerror}); using the lock "
+                f"file {folder / SOFT_LOCK} instead."
             )
             lock = SoftFileLock(folder / SOFT_LOCK, timeout=0)
             lock.acquire()
@@ -61,6 +61,6 @@ def _holder(folder: Path, lock: BaseFileLock) -> str:
     except (OSError, ValueError):
         pid, host = "unknown", "unknown"
     return (
-        f"process {pid} on host {host} trains in {folder}, says {folder / SOFT_LOCK}. If that process "
-        "has ended, delete this file; or choose another directory with --workdir."
+        f"process {pid} on host {host} trains in {folder}, according to {folder / SOFT_LOCK}. If the "
+        "process has ended, delete the file. Otherwise choose another directory with --workdir."
     )

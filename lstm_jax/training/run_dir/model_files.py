@@ -1,4 +1,4 @@
-"""task.json and vocabulary.json: what is needed to build a model again without its data."""
+"""``task.json`` and ``vocabulary.json``, from which a model can be built without its data."""
 
 import hashlib
 import json
@@ -15,11 +15,11 @@ TASK, VOCABULARY = "task.json", "vocabulary.json"
 
 
 class ModelFiles:
-    """The two files in a run directory.
+    """The files ``task.json`` and ``vocabulary.json`` of a run directory.
 
     Args:
       run_dir: The directory.
-      writes: False for all but one of several processes; their methods write nothing.
+      writes: Whether this process writes. With several processes, only the first does.
     """
 
     def __init__(self, run_dir: Path, writes: bool = True):
@@ -35,10 +35,10 @@ class ModelFiles:
         """Writes the files.
 
         Args:
-          sizes: Sizes of the model that follow from the data.
+          sizes: Input and output sizes of the model.
           fingerprint: A hash of the data.
-          vocabulary: The vocabulary of a language model.
-          warn: Called with a message about each existing file that could not be read.
+          vocabulary: The vocabulary of a language model, None for other models.
+          warn: Called with a message about each existing file that is corrupt.
         """
         if not self.writes:
             return
@@ -53,14 +53,14 @@ class ModelFiles:
             path = self.run_dir / name
             if path.exists() and read[name]() is None:
                 corrupt = files.set_aside(path)
-                warn(f"{path} is corrupt; renamed to {corrupt.name} and written again")
+                warn(f"{path} is corrupt; renamed it to {corrupt.name} and wrote a new file")
             files.write(path, content)
 
     def check_data(self, fingerprint: str, vocabulary: Vocabulary | None) -> None:
-        """Compares data with the data that the run was started with, if that is known.
+        """Checks that the data is the data that the run was started with. Skipped if it is unknown.
 
         Raises:
-          ConfigError: if it has changed; the message says what has changed in the vocabulary.
+          ConfigError: If the data has changed. The message has the changes of the vocabulary.
         """
         task, before = self._task(), self._vocabulary()
         if task is None and before in (None, vocabulary):
@@ -71,29 +71,29 @@ class ModelFiles:
         if vocabulary is not None and before is not None:
             changes = f"; {vocabulary.changes(before) or 'the vocabulary is the same'}"
         raise ConfigError(
-            f"data.path: the data is not what {self.run_dir} was started with (another text, file or "
-            f"Python release{changes}); pass --data.path with the original data, or choose another "
-            "directory with --workdir."
+            f"data.path: the data differs from the data that {self.run_dir} was started with (another "
+            f"text, file or Python release{changes}); pass the original data with --data.path, or choose "
+            "another directory with --workdir."
         )
 
     def is_readable(self) -> bool:
-        """Whether :meth:`check_data` has something to compare with."""
+        """Returns whether task.json is valid, so that :meth:`check_data` can compare the data."""
         return self._task() is not None
 
     def check_complete(self) -> None:
-        """Checks that both files, as far as the model needs them, can be read.
+        """Checks that the files that the model needs can be read.
 
         Raises:
-          ConfigError: if one is missing or corrupt.
+          ConfigError: If a file is missing or corrupt.
         """
         self.sizes()
         self.vocabulary()
 
     def sizes(self) -> Sizes:
-        """Returns the sizes of the model that follow from the data.
+        """Returns the input and output sizes of the model.
 
         Raises:
-          ConfigError: if task.json is missing or corrupt.
+          ConfigError: If task.json is missing or corrupt.
         """
         task = self._task()
         if task is None:
@@ -104,7 +104,7 @@ class ModelFiles:
         """Returns the vocabulary of a language model, None for other models.
 
         Raises:
-          ConfigError: if vocabulary.json is missing or corrupt.
+          ConfigError: If vocabulary.json is missing or corrupt.
         """
         vocabulary = self._vocabulary()
         task = self._task()
@@ -139,16 +139,16 @@ class ModelFiles:
 
     def _missing(self, name: str) -> ConfigError:
         return ConfigError(
-            f"{self.run_dir / name} is missing or corrupt; run the command that trained "
-            f"{self.run_dir} again, which writes this file."
+            f"{self.run_dir / name} is missing or corrupt; to write it again, run the command that "
+            f"trained {self.run_dir}."
         )
 
 
 def _raise_unless_missing(error: OSError) -> None:
-    """Does nothing for a file that does not exist.
+    """Raises an error if a file exists but cannot be read. Such a file is not necessarily corrupt.
 
     Raises:
-      RunError: if a file exists but cannot be read now. It need not be corrupt.
+      RunError: If the error is not about a missing file.
     """
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise RunError(f"cannot read {error.filename}: {error.strerror}.") from error

@@ -1,6 +1,6 @@
-r"""The format of ``samples.txt``: a heading with the step, the text, an empty line.
+r"""The format of ``samples.txt``: a heading with the step, the text, and an empty line.
 
-A line of a text that looks like a heading is written with a backslash in front.
+A line of a text that looks like a heading is escaped with a backslash.
 
 >>> content = entry(20, "a\n=== step 5\r\n") + entry(40, "b")
 >>> print(content.replace("\r", "<CR>"))
@@ -25,19 +25,19 @@ _ENTRY = re.compile(rb"^=== step (\d+)$", re.MULTILINE)
 
 
 def entry(step: int, text: str) -> str:
-    """Returns what is appended to the file for a sample."""
+    """Formats a sample for samples.txt."""
     escaped = re.sub(rf"^(?=\\*{HEADING})", r"\\", text, flags=re.MULTILINE)
     return f"{HEADING}{step}\n{escaped}\n\n"
 
 
-def split(content: bytes, wanted: Callable[[int], bool]) -> tuple[bytes, bytes]:
-    """Returns the text before the first heading, and the samples of the wanted steps.
+def split(content: bytes, predicate: Callable[[int], bool]) -> tuple[bytes, bytes]:
+    """Returns the text before the first heading, and the samples whose step satisfies a predicate.
 
-    An incomplete last line, which an interrupted write leaves, is dropped.
+    An incomplete last line, the result of an interrupted write, is dropped.
     """
     content = content[: content.rfind(b"\n") + 1]
     before, *rest = _ENTRY.split(content)
     entries = zip(rest[::2], rest[1::2], strict=True)
     heading = HEADING.encode()
-    samples = (heading + step + text for step, text in entries if wanted(int(step)))
+    samples = (heading + step + text for step, text in entries if predicate(int(step)))
     return before, b"".join(samples)

@@ -1,1 +1,1 @@
-"""Many runs of an experiment: grids and searches, each run in a process of its own."""
+"""Sweeps: grids and searches of runs, with a separate process for each run."""

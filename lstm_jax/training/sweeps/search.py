@@ -1,4 +1,4 @@
-"""A search with Optuna, which chooses the overrides of the runs of a sweep."""
+"""Hyperparameter search: Optuna samples the overrides of the runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 
 from lstm_jax.training.config import ConfigError, Range
 from lstm_jax.training.sweeps.child import Children
-from lstm_jax.training.sweeps.sweep import TABLE, Sweep
+from lstm_jax.training.sweeps.sweep import PENDING, TABLE, Sweep
 
 STUDY = "optuna.db"
 
@@ -16,13 +16,13 @@ def search(sweep: Sweep, space: dict[str, Any], trials: int, children: Children)
     """Runs trials until ``trials`` have finished. Interrupted trials are resumed first.
 
     Args:
-      sweep: The runs.
-      space: Fields of the experiment, each with a ``Range`` or a list of values.
-      trials: The number of trials, with those of earlier calls.
-      children: Trains runs.
+      sweep: The runs and their directory.
+      space: A dict of field names to a ``Range`` or a list of values.
+      trials: The total number of trials, including earlier calls.
+      children: Runs the trials.
 
     Raises:
-      ConfigError: if Optuna is not installed, or the study was started with another space.
+      ConfigError: If Optuna is not installed, or the study was started with another search space.
     """
     optuna = _optuna()
     if not (sweep.folder / TABLE).exists():
@@ -30,13 +30,13 @@ def search(sweep: Sweep, space: dict[str, Any], trials: int, children: Children)
     space = {name: _distribution(optuna.distributions, of) for name, of in space.items()}
     with _study(optuna, sweep) as study:
         before = study.get_trials(deepcopy=False)
-        # Another seed each time: with the same seed the sampler would draw the first points again.
+        # With the same seed, a resumed search would sample the first points again.
         study.sampler = optuna.samplers.TPESampler(seed=sweep.base.seed + len(before))
         failed = optuna.trial.TrialState.FAIL
         for trial in before:
-            if trial.params.keys() == space.keys():  # or it was interrupted while it was drawn
+            if trial.params.keys() == space.keys():  # otherwise it was interrupted during sampling
                 run = sweep.add(trial.params)
-                if trial.state == failed and run.status == "to go":
+                if trial.state == failed and run.status == PENDING:
                     run.status = "failed"
         sweep.write()
         sweep.print_counts(trials)
@@ -51,7 +51,7 @@ def search(sweep: Sweep, space: dict[str, Any], trials: int, children: Children)
 
 @contextmanager
 def _study(optuna: ModuleType, sweep: Sweep) -> Iterator[Any]:
-    """Opens the study in the sweep's directory, and closes its database."""
+    """Opens the study in the directory of a sweep, and closes its database on exit."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{sweep.folder / STUDY}")
     try:
         yield optuna.create_study(study_name=sweep.base.name, storage=storage, load_if_exists=True)
@@ -63,7 +63,7 @@ def _study(optuna: ModuleType, sweep: Sweep) -> Iterator[Any]:
 def _run(
     study: Any, number: int, params: dict[str, Any], sweep: Sweep, children: Children, failed: Any
 ) -> None:
-    """Runs a trial and tells Optuna its loss. A trial that was stopped is left for the next call."""
+    """Runs a trial and reports its loss to Optuna. A stopped trial is resumed by the next call."""
     run = sweep.add(params)
     sweep.run(run, children)
     if run.status == "complete":
@@ -77,7 +77,8 @@ def _ask(study: Any, space: dict[str, Any]) -> Any:
         return study.ask(space)
     except ValueError as error:
         raise ConfigError(
-            f"search: this study was started with another space ({error}); choose another --workdir."
+            f"search must be the search space that the study was started with ({error}); restore it, or "
+            "choose another directory with --workdir."
         ) from error
 
 
@@ -94,7 +95,7 @@ def _optuna() -> ModuleType:
         import optuna
     except ImportError as error:
         raise ConfigError(
-            "--search: needs Optuna, which is not installed: pip install -e '.[search]'."
+            "--search requires Optuna, which is not installed: pip install -e '.[search]'."
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

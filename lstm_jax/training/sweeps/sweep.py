@@ -1,4 +1,4 @@
-"""Many runs of an experiment with overrides: a directory for each, one table and one plot of all."""
+"""Runs of an experiment with overrides: a directory for each run, and a table and a plot of all runs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,53 +12,55 @@ from lstm_jax.training.monitoring import console as output
 from lstm_jax.training.monitoring.clock import duration
 from lstm_jax.training.monitoring.plots import plot_sweep
 from lstm_jax.training.run_dir import RunDir
-from lstm_jax.training.sweeps.child import STATUS, Children
+from lstm_jax.training.sweeps.child import STATUS_BY_EXIT_CODE, Children
 
 TABLE, PLOT = "sweep.md", "sweep.png"
+PENDING = "pending"
+"""Status of a run that was not started."""
 
 
 @dataclasses.dataclass
 class Run:
-    """One run of a sweep.
+    """A run of a sweep.
 
     Attributes:
-      run_dir: Its directory.
-      experiment: Its experiment; None if the overrides are not valid.
-      status: How far it is, for the table.
-      same_data: Whether its process has compared the data, which may have moved.
+      run_dir: The run directory.
+      experiment: The experiment. None if the overrides are invalid.
+      status: Status in the table, such as "complete" or "failed".
+      same_data: Whether the child process has verified the data, even if ``data.path`` differs.
     """
 
     run_dir: RunDir
     experiment: Experiment | None
-    status: str = "to go"
+    status: str = PENDING
     same_data: bool = False
 
     @property
     def name(self) -> str:
-        """The name of its directory, made of its overrides."""
+        """The name of the run directory, which lists the overrides."""
         return self.run_dir.path.name
 
     def result(self) -> dict[str, Any] | None:
-        """Returns what ``result.json`` holds, None if the run is incomplete."""
+        """Returns the content of ``result.json``. None if the run is incomplete."""
         if self.experiment is None:
             return None
         return self.run_dir.result(self.experiment, self.same_data)
 
     def loss(self) -> float:
-        """Returns the validation loss, by which runs are compared; infinite if the run is incomplete."""
+        """Returns the validation loss of the best model. Infinity if the run is incomplete."""
         result = self.result()
         return result["metrics"]["eval/loss"] if result is not None else float("inf")
 
 
 class Sweep:
-    """The runs in a directory.
+    """The runs of a sweep or a search, in one directory.
 
     Args:
       base: The experiment without overrides.
       folder: The directory.
 
     Raises:
-      ConfigError: if the directory holds something else.
+      ConfigError: If the directory has other files.
     """
 
     def __init__(self, base: Experiment, folder: Path):
@@ -66,11 +68,12 @@ class Sweep:
         self.runs: dict[str, Run] = {}
         if folder.is_dir() and any(folder.iterdir()) and not (folder / TABLE).exists():
             raise ConfigError(
-                f"workdir: {folder} is not empty and holds no sweep; choose another with --workdir."
+                f"workdir must be an empty directory or the directory of a sweep, got {folder}; choose "
+                "another directory with --workdir."
             )
 
     def add(self, overrides: Mapping[str, Any]) -> Run:
-        """Returns the run with these overrides, which is added if it is new."""
+        """Adds a run with overrides, unless it exists, and returns it."""
         path = self.folder / folder_name(overrides)
         if path.name not in self.runs:
             run = Run(RunDir(path), None)
@@ -85,45 +88,49 @@ class Sweep:
         return self.runs[path.name]
 
     def run(self, run: Run, children: Children) -> None:
-        """Trains a run unless it is complete, and writes table and plot."""
+        """Trains a run unless it is complete, and updates the table and the plot."""
         if run.experiment is not None and run.status != "complete":
             number = list(self.runs).index(run.name) + 1
             output.say(f"\n=== run {number}: {run.name}")
-            ended = children.run(run.experiment)
-            run.same_data = ended == STATUS[0]
-            run.status = "complete" if run.result() is not None else ended
+            status = children.run(run.experiment)
+            run.same_data = status == STATUS_BY_EXIT_CODE[0]
+            run.status = "complete" if run.result() is not None else status
         self.write()
 
     def run_all(self, children: Children) -> None:
-        """Trains all runs, one after the other."""
+        """Trains all runs, one at a time."""
         self.print_counts(len(self.runs))
-        self.write()  # marks the directory as that of a sweep before it holds a run
+        self.write()  # the table marks the directory as a sweep, so it is written before the first run
         for run in self.runs.values():
             if not children.stopped:
                 self.run(run, children)
 
     def print_counts(self, runs: int) -> None:
-        """Prints how many of ``runs`` runs are complete."""
+        """Prints the number of complete and of remaining runs.
+
+        Args:
+          runs: The total number of runs.
+        """
         complete = [run.status for run in self.runs.values()].count("complete")
-        to_go = max(runs - complete, 0)
+        remaining = max(runs - complete, 0)
         output.say(
-            f"{runs} run{'s'[: runs != 1]}, {complete} complete, {to_go} to go; {self.folder}"
+            f"{runs} run{'s'[: runs != 1]}, {complete} complete, {remaining} remaining; {self.folder}"
         )
 
     def report(self, stopped: bool) -> int:
-        """Prints the table. Returns the exit code, 1 if a run failed."""
+        """Prints the table. Returns the exit code: 1 if a run failed, else 0."""
         output.say(f"\n{self.table()}\n\n{self.folder / TABLE}, {self.folder / PLOT}")
-        bad = [run for run in self.runs.values() if run.status not in ("complete", "to go")]
+        failed = [run for run in self.runs.values() if run.status not in ("complete", PENDING)]
         if stopped:
-            output.say("stopped; run the same command to resume")
-        return int(bool(bad) and not stopped)
+            output.say("Stopped. Run the same command to resume.")
+        return int(bool(failed) and not stopped)
 
     def write(self) -> None:
         """Writes the table and the plot.
 
         Raises:
-          ConfigError: if the directory cannot be created.
-          RunError: if they cannot be written.
+          ConfigError: If the directory cannot be created.
+          RunError: If the files cannot be written.
         """
         text = f"# Sweep of {self.base.name}\n\n{self.table()}\n\n![]({PLOT})\n"
         try:
@@ -135,7 +142,7 @@ class Sweep:
             self.plot()
 
     def table(self) -> str:
-        """Returns a table of all runs in Markdown, in which the best run is marked."""
+        """Returns a Markdown table of all runs, with the best run marked."""
         results = {name: run.result() for name, run in self.runs.items()}
         units = sorted({METRICS[r["metric"]].unit for r in results.values() if r is not None})
         unit = " or ".join(units) or "metric"
@@ -152,7 +159,7 @@ class Sweep:
         return min(complete, key=Run.loss, default=None)
 
     def plot(self) -> None:
-        """Writes ``sweep.png``: the validation curves of all runs, the best first."""
+        """Writes ``sweep.png``, the validation curves of all runs."""
         runs = sorted(self.runs.values(), key=Run.loss)
         result = runs[0].result() if runs else None
         metric = result["metric"] if result is not None else "loss"
@@ -167,7 +174,7 @@ class Sweep:
 
 
 def _cells(result: dict[str, Any] | None) -> list[str]:
-    """Returns best step, loss, metric, test metric and time; empty cells if the run is incomplete."""
+    """Returns the cells best step, loss, metric, test metric and time. Empty if the run is incomplete."""
     if result is None:
         return [""] * 5
     metrics, metric = result["metrics"], result["metric"]
@@ -182,7 +189,7 @@ def _cells(result: dict[str, Any] | None) -> list[str]:
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    """Returns a table with aligned columns, without those that are empty.
+    """Formats a table with aligned columns. Empty columns are omitted.
 
     >>> print(_markdown([["a", "b", "c"], ["1", "", "22"]]))
     | a | c  |

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.training.aot.rehearsal import GIB, memory_of_error
+from lstm_jax.training.aot.compiled_step import GIB, memory_of_error
 from lstm_jax.training.aot.slices import CHIPS, Slice
 from lstm_jax.training.cli import main
 

@@ -20,7 +20,7 @@ def opened(folder, step=0, state=None, **changes):
 def test_a_worse_model_does_not_replace_the_best(tmp_path):
     checkpoints = opened(RunDir(tmp_path))
     for step, loss in [(1, 2.0), (2, 1.0), (3, 3.0), (4, 1.0)]:
-        checkpoints.offer(step, {"w": np.full(3, loss)}, loss)
+        checkpoints.save_if_best(step, {"w": np.full(3, loss)}, loss)
     best = checkpoints.best_model({"w": np.zeros(3)})
     checkpoints.close()
     assert (best.step, best.state["w"].tolist()) == (2, [1.0, 1.0, 1.0])
@@ -32,7 +32,7 @@ def test_every_checkpoint_keeps_its_best_model(tmp_path):
     losses = {10: 5.0, 20: 4.0, 30: 2.0, 40: 3.0, 50: 1.5, 60: 1.0}
     for step, loss in losses.items():
         params = {"w": np.full(3, loss)}
-        checkpoints.offer(step, params, loss)
+        checkpoints.save_if_best(step, params, loss)
         if step % 20 == 0:
             checkpoints.save(step, TrainState(np.int32(step), params, (), ()), {})
     checkpoints.close()

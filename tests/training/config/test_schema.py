@@ -124,7 +124,9 @@ def test_an_optimizer_takes_the_arguments_of_its_row(name, rule, argument):
 
 def test_a_new_task_or_optimizer_is_one_row(monkeypatch):
     monkeypatch.setitem(registry.TASKS, "mine", registry.Task("here:mine", needs_path=True))
-    monkeypatch.setitem(registry.OPTIMIZERS, "adan", registry.Rule("here:adan", ("b1",)))
+    monkeypatch.setitem(
+        registry.OPTIMIZERS, "adan", registry.OptimizerFactory("here:adan", ("b1",))
+    )
     spec = importlib.util.spec_from_file_location("schema_with_new_rows", schema.__file__)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)

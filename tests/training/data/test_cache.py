@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.training.data.cache import CacheError, cache_dir, written
+from lstm_jax.training.data.cache import CacheError, atomic_path, cache_dir
 
 STRICT = False
 pytestmark = pytest.mark.usefixtures("cache")
@@ -24,7 +24,7 @@ def test_an_incomplete_file_does_not_replace_a_complete_one(tmp_path):
     path.write_text("good")
 
     def write():
-        with written(path) as new:
+        with atomic_path(path) as new:
             new.write_text("hal")
             raise OSError(28, "No space left on device")
 

@@ -119,7 +119,7 @@ def test_a_stream_that_was_closed(monkeypatch, capsys):
     assert output.has_failed()
     assert capsys.readouterr().err.count("warning") == 1
     monkeypatch.setattr(sys, "stderr", None)
-    output.complain("nobody hears it")
+    output.print_error("nobody hears it")
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/run", "gs://bucket/run", "hdfs://host/run"])

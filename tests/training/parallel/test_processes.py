@@ -14,7 +14,7 @@ import pytest
 
 from lstm_jax.training.config import ConfigError, Mesh
 from lstm_jax.training.metrics import MACHINE
-from lstm_jax.training.parallel.processes import several, start
+from lstm_jax.training.parallel.processes import is_multi_process, start
 
 ROOT = Path(__file__).parents[3]
 CONFIG = """
@@ -167,7 +167,7 @@ def test_a_process_that_fails_ends_the_others(tmp_path, config):
     ],
 )
 def test_who_is_one_of_several(environment, is_one_of_several):
-    assert several(environment) == is_one_of_several
+    assert is_multi_process(environment) == is_one_of_several
 
 
 def test_processes_that_cannot_meet_say_what_to_pass(monkeypatch):

@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize(
     ("how", "status", "said"),
     [
-        ("good", "not finished", ""),  # it left no result
-        ("diverged", "broke off", ""),
+        ("good", "incomplete", ""),  # it left no result
+        ("diverged", "failed", ""),
         ("cannot", "cannot be run", "error: data.path: nothing there.\n"),
-        ("bug", "failed", "ZeroDivisionError: a bug\n"),
-        ("killed", "failed (exit code -9)", ""),
+        ("bug", "crashed", "ZeroDivisionError: a bug\n"),
+        ("killed", "crashed (exit code -9)", ""),
     ],
 )
 def test_how_a_run_ended(how, status, said, capfd):

@@ -51,11 +51,11 @@ def test_a_search_goes_on_where_it_was(config, tmp_path, ran, capsys):
     pytest.importorskip("optuna")
     path, folder = config(SPACE), tmp_path / "w"
     assert search(path, folder, 3) == 0
-    assert capsys.readouterr().out.startswith("3 runs, 0 complete, 3 to go")
+    assert capsys.readouterr().out.startswith("3 runs, 0 complete, 3 remaining")
     assert len(ran) == len({*ran}) == 3
     assert search(path, folder, 5) == 0
     assert len(ran) == len({*ran}) == 5  # a sampler that began anew would draw the first again
-    assert capsys.readouterr().out.startswith("5 runs, 3 complete, 2 to go")
+    assert capsys.readouterr().out.startswith("5 runs, 3 complete, 2 remaining")
     assert search(path, folder, 5) == 0
     assert len(ran) == 5
     rows = table_in(folder)

@@ -37,7 +37,7 @@ def test_a_run_of_a_sweep_is_what_it_is_alone(config, tmp_path):
     command = [sys.executable, "train.py", str(path), "--sweep", "--workdir", str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(f"1 run, 0 complete, 1 to go; {folder}\n")
+    assert result.stdout.startswith(f"1 run, 0 complete, 1 remaining; {folder}\n")
     assert table_in(folder)["optimizer.learning_rate=0.1"]["status"] == "complete, **best**"
     assert "| optimizer.learning_rate=0.1 " in result.stdout
 
@@ -68,13 +68,13 @@ def test_what_a_sweep_leaves_and_that_it_does_nothing_twice(config, tmp_path, ra
         assert rows[name]["best step"] == f"{results[name]['step']}"
         assert rows[name]["status"] == "complete" + (", **best**" if name == best else "")
     assert matplotlib.image.imread(folder / "sweep.png").shape[1] == 960
-    assert capsys.readouterr().out.startswith("4 runs, 0 complete, 4 to go")
+    assert capsys.readouterr().out.startswith("4 runs, 0 complete, 4 remaining")
 
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.parent != folder}
     assert sweep(path, folder) == 0
     assert ran == NAMES
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.parent != folder} == before
-    assert capsys.readouterr().out.startswith("4 runs, 4 complete, 0 to go")
+    assert capsys.readouterr().out.startswith("4 runs, 4 complete, 0 remaining")
 
 
 def test_a_run_that_was_cut_off_goes_on_and_one_that_was_not_begun_begins(
@@ -95,11 +95,11 @@ def test_a_run_that_was_cut_off_goes_on_and_one_that_was_not_begun_begins(
         patch.setattr(Children, "run", run)
         assert sweep(path, folder) == 130
     statuses = [row["status"] for row in table_in(folder).values()]
-    assert statuses == ["complete, **best**", "to go", "to go", "to go"]
+    assert statuses == ["complete, **best**", "pending", "pending", "pending"]
     capsys.readouterr()
     assert sweep(path, folder) == 0
     assert ran == NAMES[1:]
-    assert capsys.readouterr().out.startswith("4 runs, 1 complete, 3 to go")
+    assert capsys.readouterr().out.startswith("4 runs, 1 complete, 3 remaining")
 
 
 def test_a_signal_ends_the_sweep_with_0_and_the_rest_is_left_to_go(
@@ -112,8 +112,8 @@ def test_a_signal_ends_the_sweep_with_0_and_the_rest_is_left_to_go(
     monkeypatch.setattr(Children, "run", run)
     assert sweep(config(GRID), tmp_path / "w") == 0
     statuses = [row["status"] for row in table_in(tmp_path / "w").values()]
-    assert statuses == ["stopped", "to go", "to go", "to go"]
-    assert "run the same command to resume" in capsys.readouterr().out
+    assert statuses == ["stopped", "pending", "pending", "pending"]
+    assert "Run the same command to resume" in capsys.readouterr().out
 
 
 def test_it_goes_on_after_a_run_that_diverged_and_tries_it_again(config, tmp_path, ran):
@@ -166,7 +166,7 @@ def test_one_that_diverged_does_not_flatten_the_others(monkeypatch):
     plots.plot_sweep([*good, *bad], "loss")
     ax, (legend,) = figures[0].axes[0], figures[0].legends
     assert [text.get_text() for text in legend.get_texts()] == [f"good {n}" for n in range(24)]
-    assert legend.get_title().get_text() == "best first, 8 more not named"
+    assert legend.get_title().get_text() == "best first, 8 more not listed"
     assert ax.get_xlim()[0] < 10 < 20 < ax.get_xlim()[1]
     assert ax.get_ylim()[0] < 0.001 < 29.001 < ax.get_ylim()[1] < 100
     assert ax.get_yscale() == "log"
@@ -259,7 +259,7 @@ def test_complete_runs_whose_data_moved_stay_complete(config, tmp_path, ran, mon
     path, folder = config('sweep = {"seed": [0, 1]}'), tmp_path / "w"
     flags = ["--data.task", "arrays", "--data.path"]
     assert sweep(path, folder, *flags, str(tmp_path / "a.npz")) == 0
-    monkeypatch.setattr(Children, "run", lambda self, experiment: "not finished")
+    monkeypatch.setattr(Children, "run", lambda self, experiment: "incomplete")
     assert sweep(path, folder, *flags, str(tmp_path / "b.npz")) == 0
     statuses = {row["status"] for row in table_in(folder).values()}
     assert statuses == {"complete", "complete, **best**"}

@@ -1,4 +1,4 @@
-"""Compiles the training step without running it, for its memory, FLOPs and collectives."""
+"""Compilation of the training step without running it, and its memory, FLOPs and collectives."""
 
 import re
 import time
@@ -20,12 +20,12 @@ UNITS = {"K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 
 class Memory(NamedTuple):
-    """Bytes per device that a call of the program needs.
+    """Memory of a call of the program, in bytes per device.
 
     Attributes:
-      arguments: Bytes of the training state and the batches.
+      arguments: Size of the training state and the batches.
       needed: Peak memory.
-      available: Memory of the device, if the compiler reports it.
+      available: Memory of the device. None if the compiler does not report it.
     """
 
     arguments: int
@@ -34,15 +34,15 @@ class Memory(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """Facts about a training step that was compiled but not run.
+class CompiledStep:
+    """Properties of a compiled training step.
 
     Attributes:
       memory: Memory per device.
-      flops: FLOPs of the matrix products of one step, on all devices together.
-      backends: For each layer and direction, the backend and the reason if it is not a kernel.
-      collectives: Collectives of one call, which may be several steps. None if compilation failed for
-        lack of memory.
+      flops: FLOPs of the matrix products of one step, summed over all devices.
+      backends: ``(backend, reason)`` by layer and direction. The reason is None for a kernel.
+      collectives: Collectives of one call of ``train.steps_per_dispatch`` steps. None if the program does
+        not fit into memory, so that the compiler reports no program.
       seconds: Time to trace and compile.
     """
 
@@ -53,8 +53,14 @@ class Rehearsal:
     seconds: float
 
 
-def rehearse(experiment: Experiment, program: Program, batches: Batch | None) -> Rehearsal:
-    """Compiles the training step for the program's devices."""
+def compile_step(experiment: Experiment, program: Program, batches: Batch | None) -> CompiledStep:
+    """Compiles the training step for the devices of the program.
+
+    Args:
+      experiment: The experiment.
+      program: The functions of the experiment.
+      batches: Shapes and dtypes of the batches of one call. None if batches are generated on the device.
+    """
     started = time.monotonic()
     mesh = program.layout.mesh
     device = mesh.devices.flat[0]
@@ -67,7 +73,7 @@ def rehearse(experiment: Experiment, program: Program, batches: Batch | None) ->
         )
     model = experiment.model
     ran = recurrences(traced.jaxpr, device.platform, device.device_kind)
-    return Rehearsal(
+    return CompiledStep(
         memory=memory,
         flops=matmul_flops(traced.jaxpr) // experiment.train.steps_per_dispatch,
         backends=dict(zip(layer_names(model.num_layers, model.bidirectional), ran, strict=False)),
@@ -88,9 +94,10 @@ def _compiled(traced: Any, platform: str, arguments: int) -> tuple[Memory, list[
 
 
 def memory_of(compiled: Any, platform: str) -> Memory:
-    """Returns the memory of a compiled program: arguments, outputs that do not alias them, temporaries.
+    """Returns the memory of a compiled program.
 
-    The TPU compiler reports the peak. For other platforms this is the sum.
+    The TPU compiler reports the peak. On other platforms, the result is the sum of arguments, outputs that
+    do not alias arguments, and temporaries.
     """
     m = compiled.memory_analysis()
     outputs = m.output_size_in_bytes - m.alias_size_in_bytes
@@ -100,9 +107,9 @@ def memory_of(compiled: Any, platform: str) -> Memory:
 
 
 def memory_of_error(message: str, arguments: int) -> Memory | None:
-    """Returns the memory of a program that the compiler refused, None if memory was not the reason.
+    """Parses the memory from an out-of-memory error of the compiler. Returns None for other errors.
 
-    The compiler's message says "temporaries", but its number includes the arguments.
+    The message says "temporaries", but the number includes the arguments.
 
     >>> text = "RESOURCE_EXHAUSTED: ... for HLO temporaries (17.50G) exceeds available HBM (15.75G)."
     >>> memory = memory_of_error(text, arguments=2 * GIB)
@@ -121,7 +128,7 @@ def memory_of_error(message: str, arguments: int) -> Memory | None:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Returns the bytes per device of arrays with these shapes and shardings."""
+    """Returns the size of a tree of sharded arrays or ``ShapeDtypeStruct``, in bytes per device."""
 
     def size(leaf: Any) -> int:
         shape = leaf.sharding.shard_shape(leaf.shape)
