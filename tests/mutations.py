@@ -1,9 +1,9 @@
 """Changes the package in one place at a time, and checks that the normal tests notice.
 
     python -m tests.mutations                # all, in a copy of the tree; two minutes
-    python -m tests.mutations "dropout"      # those whose name contains the word
+    python -m tests.mutations "dropout"      # those whose name or file contains the word
 
-A mutation that survives is a test that is missing. The exit code is then 1.
+If a mutation survives, a test is missing, and the exit code is 1.
 """
 
 import shutil
@@ -149,7 +149,7 @@ MUTATIONS = [
     Mutation(
         "data.reset_probability has no effect",
         "training/train_step.py",
-        "_resets(batch, key_resets, reset_probability)",
+        "_resets(batch, key_resets, config.data.reset_probability)",
         "_resets(batch, key_resets, 0.0)",
         "tests/training/test_train_step.py",
     ),
@@ -161,11 +161,11 @@ MUTATIONS = [
         "tests/training/test_train_step.py",
     ),
     Mutation(
-        "an evaluation forgets the state between two calls",
-        "training/train_step.py",
-        "carry, sums = read_some(params, carry, some)",
-        "_, sums = read_some(params, carry, some)",
-        "tests/training/test_model.py",
+        "an evaluation drops the state between two calls",
+        "training/evaluation.py",
+        "carry, sums = run_some(params, carry, some)",
+        "_, sums = run_some(params, carry, some)",
+        "tests/training/test_evaluation.py",
     ),
     Mutation(
         "the latest model is kept as the best",
@@ -182,32 +182,32 @@ MUTATIONS = [
         "tests/training/checkpointing/test_run_checkpoints.py",
     ),
     Mutation(
-        "metrics name a model before it is on the disk",
-        "training/loop.py",
+        "metrics of a model are logged before it is on disk",
+        "training/run.py",
         "self.checkpoints.best.wait()  # the best model is on the disk before a line says so",
         "pass",
-        "tests/training/test_resume.py::test_a_full_disk_at_the_best_model",
+        "tests/training/test_full_disk.py::test_a_full_disk_at_the_best_model",
     ),
     Mutation(
         "restored arrays are not compared with their checksums",
         "training/checkpointing/checkpoints.py",
         "if saved[name] != value]",
         "if saved[name] != saved[name]]",
-        "tests/training/checkpointing/test_checkpoint.py",
+        "tests/training/checkpointing/test_checkpoints.py",
     ),
     Mutation(
         "a run whose checkpoints are corrupt starts again",
         "training/checkpointing/run_checkpoints.py",
         "if found is None and corrupt:",
         "if False:",
-        "tests/training/test_resume.py::test_where_no_checkpoint_can_be_restored_nothing_is_touched",
+        "tests/training/test_resume.py::test_nothing_changes_if_no_checkpoint_can_be_restored",
     ),
     Mutation(
         "a part of a batch counts as if it were the whole batch",
         "training/grad_accum.py",
         "Part(batch, resets, key, whole.weight)",
         "Part(batch, resets, key, jnp.asarray(batch.weights).sum())",
-        "tests/training/parallel/test_sharding.py",
+        "tests/training/test_grad_accum.py",
     ),
     Mutation(
         "a stream skips a token between two batches",
@@ -217,11 +217,39 @@ MUTATIONS = [
         "tests/training/data/test_text.py",
     ),
     Mutation(
-        "weight decay pulls biases to zero",
+        "weight decay is applied to biases",
         "training/optimizer.py",
         'lambda path, _: "bias" not in jax.tree_util.keystr(path), params',
         "lambda path, _: True, params",
-        "tests/training/test_model.py",
+        "tests/training/test_optimizer.py",
+    ),
+    Mutation(
+        "the columns of recurrent weights are sharded",
+        "training/parallel/layout.py",
+        'Rule(r"(^|\\.)w_[xh]$", axes=(0,), gathered_by_layer=True)',
+        'Rule(r"(^|\\.)w_[xh]$", gathered_by_layer=True)',
+        "tests/training/parallel/test_layout.py",
+    ),
+    Mutation(
+        "padding counts as tokens",
+        "training/train_step.py",
+        "if batch.lengths is None:\n        return jnp.float32",
+        "if True:\n        return jnp.float32",
+        "tests/training/test_train_step.py",
+    ),
+    Mutation(
+        "the evaluation of the step to resume from is kept and repeated",
+        "training/run_dir/directory.py",
+        'and "eval/loss" in line and not evaluated',
+        'and "eval/loss" in line and False',
+        "tests/training/run_dir/test_directory.py",
+    ),
+    Mutation(
+        "skipped steps are part of the mean loss",
+        "training/metrics.py",
+        "float(values[~skipped].mean())",
+        "float(values.mean())",
+        "tests/training/test_metrics.py",
     ),
 ]
 
@@ -240,7 +268,7 @@ def copy_of_the_tree(folder: Path) -> Path:
 
 
 def caught_by(mutation: Mutation, tree: Path) -> str | None:
-    """The first test that fails on the changed code, or None if all pass."""
+    """Returns the first test that fails on the changed code, or None if all pass."""
     path = tree / "lstm_jax" / mutation.file
     source = path.read_text(encoding="utf-8")
     assert source.count(mutation.old) == 1, f"{mutation.file} has changed: {mutation.old!r}"
@@ -256,12 +284,12 @@ def caught_by(mutation: Mutation, tree: Path) -> str | None:
 
 
 def main(words: list[str]) -> int:
-    """Prints a line for each mutation; 1 if one survives."""
+    """Prints a line for each mutation. Returns 1 if one survives."""
     survived = 0
     with tempfile.TemporaryDirectory() as folder:
         tree = copy_of_the_tree(Path(folder))
         for mutation in MUTATIONS:
-            if all(word in mutation.name for word in words):
+            if all(word in f"{mutation.name} {mutation.file}" for word in words):
                 test = caught_by(mutation, tree)
                 survived += test is None
                 print(f"{mutation.name} ({mutation.file}): {test or 'SURVIVED'}", flush=True)
