@@ -3,7 +3,7 @@
     python -m tests.mutations                # all mutations, in a copy of the repository; two minutes
     python -m tests.mutations "dropout"      # mutations whose name contains the word
 
-A mutation that survives is a test that is missing. The exit code is then 1.
+If a mutation survives, a test is missing, and the exit code is 1.
 """
 
 import shutil
@@ -165,7 +165,7 @@ MUTATIONS = [
         "training/evaluation.py",
         "carry, sums = run_some(params, carry, some)",
         "_, sums = run_some(params, carry, some)",
-        "tests/training/test_model.py",
+        "tests/training/test_evaluation.py",
     ),
     Mutation(
         "the latest model is kept as the best",
@@ -186,28 +186,28 @@ MUTATIONS = [
         "training/run.py",
         "self.checkpoints.best.wait()  # the best model is on the disk before a line says so",
         "pass",
-        "tests/training/test_resume.py::test_a_full_disk_at_the_best_model",
+        "tests/training/test_full_disk.py::test_a_full_disk_at_the_best_model",
     ),
     Mutation(
         "restored arrays are not compared with their checksums",
         "training/checkpointing/checkpoints.py",
         "if saved[name] != value]",
         "if saved[name] != saved[name]]",
-        "tests/training/checkpointing/test_checkpoint.py",
+        "tests/training/checkpointing/test_checkpoints.py",
     ),
     Mutation(
         "a run whose checkpoints are corrupt starts again",
         "training/checkpointing/run_checkpoints.py",
         "if found is None and corrupt:",
         "if False:",
-        "tests/training/test_resume.py::test_where_no_checkpoint_can_be_restored_nothing_is_touched",
+        "tests/training/test_resume.py::test_nothing_changes_if_no_checkpoint_can_be_restored",
     ),
     Mutation(
         "a part of a batch counts as if it were the whole batch",
         "training/grad_accum.py",
         "Part(batch, resets, key, whole.weight)",
         "Part(batch, resets, key, jnp.asarray(batch.weights).sum())",
-        "tests/training/parallel/test_sharding.py",
+        "tests/training/test_grad_accum.py",
     ),
     Mutation(
         "a stream skips a token between two batches",
@@ -217,11 +217,39 @@ MUTATIONS = [
         "tests/training/data/test_text.py",
     ),
     Mutation(
-        "weight decay pulls biases to zero",
+        "weight decay is applied to biases",
         "training/optimizer.py",
         'lambda path, _: "bias" not in jax.tree_util.keystr(path), params',
         "lambda path, _: True, params",
-        "tests/training/test_model.py",
+        "tests/training/test_optimizer.py",
+    ),
+    Mutation(
+        "the columns of recurrent weights are sharded",
+        "training/parallel/layout.py",
+        'Rule(r"(^|\\.)w_[xh]$", axes=(0,), gathered_by_layer=True)',
+        'Rule(r"(^|\\.)w_[xh]$", gathered_by_layer=True)',
+        "tests/training/parallel/test_layout.py",
+    ),
+    Mutation(
+        "padding counts as tokens",
+        "training/train_step.py",
+        "if batch.lengths is None:\n        return jnp.float32",
+        "if True:\n        return jnp.float32",
+        "tests/training/test_train_step.py",
+    ),
+    Mutation(
+        "the evaluation of the step to resume from is kept and repeated",
+        "training/run_dir/directory.py",
+        'and "eval/loss" in line and not evaluated',
+        'and "eval/loss" in line and False',
+        "tests/training/run_dir/test_directory.py",
+    ),
+    Mutation(
+        "skipped steps are part of the mean loss",
+        "training/metrics.py",
+        "float(values[~skipped].mean())",
+        "float(values.mean())",
+        "tests/training/test_metrics.py",
     ),
 ]
 
@@ -263,7 +291,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         tree = copy_repository(Path(folder))
         for mutation in MUTATIONS:
-            if all(word in mutation.name for word in words):
+            if all(word in f"{mutation.name} {mutation.file}" for word in words):
                 test = failing_test(mutation, tree)
                 survived += test is None
                 print(f"{mutation.name} ({mutation.file}): {test or 'SURVIVED'}", flush=True)
