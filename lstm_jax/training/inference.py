@@ -17,9 +17,10 @@ from lstm_jax.training.config import ConfigError, Experiment, Sample, local_path
 from lstm_jax.training.data import make_dataset
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.vocabulary import Vocabulary
+from lstm_jax.training.errors import RunError
 from lstm_jax.training.evaluation import describe, eval_metrics, make_evaluate, splits
 from lstm_jax.training.losses import LOSSES, Loss
-from lstm_jax.training.model import Carry, make_model, merge, split
+from lstm_jax.training.model import Carry, ModelOrFunction, make_model, merge, split
 from lstm_jax.training.parallel.layout import Layout
 from lstm_jax.training.run_dir import RunDir
 
@@ -45,12 +46,13 @@ class TrainedModel:
     step: int
 
 
-def load(run_dir: str | Path, model: nnx.Module | None = None) -> TrainedModel:
+def load(run_dir: str | Path, model: ModelOrFunction | None = None) -> TrainedModel:
     """Loads the best model of a run. Corrupt checkpoints are skipped with a warning.
 
     Args:
       run_dir: The run directory.
-      model: A model of the same class and sizes, if a model was passed to ``fit``.
+      model: A model of the same class and sizes, or a function that returns it, if one was passed to
+        ``fit``.
 
     Raises:
       ConfigError: If the directory is not a run directory, or has no model that can be read.
@@ -74,7 +76,7 @@ def evaluate(
     data_path: Path | None = None,
     *,
     dataset: Dataset | None = None,
-    model: nnx.Module | None = None,
+    model: ModelOrFunction | None = None,
     loss: Loss | None = None,
 ) -> Iterator[str]:
     """Evaluates the best model of a run. Yields a line for the validation set and one for the test set.
@@ -156,7 +158,7 @@ def _open(run_dir: str | Path) -> RunDir:
 
 
 def _best(
-    directory: RunDir, config: Experiment, model: nnx.Module | None
+    directory: RunDir, config: Experiment, model: ModelOrFunction | None
 ) -> tuple[Any, Checkpoint]:
     """Returns the model without its parameters, and the best parameters."""
     folder = directory.file("best")
@@ -165,9 +167,15 @@ def _best(
             f"{directory.path} has no saved model: no evaluation has finished. Resume the run first."
         )
     if model is None:
-        model = make_model(directory.model_files.sizes(), config.model, config.seed)
-    graphdef, params = split(model)
-    best, corrupt = Checkpoints(folder, read_only=True).restore_latest(params)
+        made: Any = make_model(directory.model_files.sizes(), config.model, config.seed)
+    else:
+        made = model if isinstance(model, nnx.Module) else model(None)
+    graphdef, params = split(made)
+    try:
+        best, corrupt = Checkpoints(folder, read_only=True).restore_latest(params)
+    except RunError as error:
+        hint = " If a model was passed to fit, pass it here, too." if model is None else ""
+        raise RunError(f"{error}{hint}") from error
     for step, reason in corrupt.items():
         warnings.warn(
             f"skipped the corrupt checkpoint {folder / str(step)}: {reason}",

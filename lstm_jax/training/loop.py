@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from lstm_jax.training.config import Experiment
+from lstm_jax.training.config import Experiment, locate
 from lstm_jax.training.data import make_dataset
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.losses import Loss
+from lstm_jax.training.model import ModelOrFunction
 from lstm_jax.training.parallel import processes
-from lstm_jax.training.program import ModelOrFunction, make_program
+from lstm_jax.training.parts import check_parts
+from lstm_jax.training.program import make_program
 from lstm_jax.training.run import Hook, Run
 from lstm_jax.training.run_dir import RunDir
 from lstm_jax.training.signals import on_signals
@@ -53,11 +55,15 @@ def fit(
     """
     started = time.monotonic()
     processes.start(config.mesh)
+    config = locate(config)
+    given = any(part is not None for part in (dataset, model, loss))
     if dataset is None:
         dataset = make_dataset(config)
     program = make_program(
         config, dataset, jax.devices(), model=model, loss=loss, optimizer=optimizer
     )
+    if given:
+        check_parts(config, dataset, program, loss)
     check(config, dataset)
     run_dir = RunDir(config.run_dir, writes=processes.is_first())
     result = run_dir.result(config, same_data=True)  # check has compared the data
@@ -69,6 +75,7 @@ def fit(
         run = restore_or_initialize(config, dataset, program, run_dir, hooks)
         with on_signals() as run.signal:
             with run.closing():
+                run.start()
                 metrics = run.report() if train(run) else None
             run.finish(metrics, time.monotonic() - started)
     return metrics
@@ -84,6 +91,7 @@ def train(run: Run) -> bool:
         last = step == every.steps
         if step % every.log_every == 0 or last:
             run.log()
+        last = last or run.is_stopped_early
         stop = run.should_stop()
         if (step % every.eval_every == 0 or last) and not stop:
             run.evaluate()

@@ -1,5 +1,6 @@
 """The default model, an NNX module built from ``config.model``."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,9 @@ from lstm_jax.partition import Partition
 from lstm_jax.products import project
 from lstm_jax.training import config
 from lstm_jax.training.errors import ConfigError
+
+ModelOrFunction = nnx.Module | Callable[[Partition | None], nnx.Module]
+"""A model, or a function that returns it, given the ``Partition`` of its LSTM layers."""
 
 Carry = tuple[LSTMState, ...]
 """One ``LSTMState`` per layer and direction. Empty if no state is carried between batches."""
@@ -159,7 +163,8 @@ def split(model: nnx.Module) -> tuple[Any, Any]:
             raise ConfigError(
                 f"model.{'.'.join(map(str, path))} must be an nnx.Param, got "
                 f"{type(variable).__name__}: fit trains models whose only variables are parameters. "
-                "Take random keys from the dropout_key argument, not from stored nnx.Rngs."
+                "Random keys come from the argument dropout_key; running statistics, as of BatchNorm, are "
+                "not supported."
             )
     return graphdef, nnx.to_pure_dict(state)
 

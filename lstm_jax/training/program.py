@@ -8,19 +8,17 @@ import optax
 from flax import nnx
 
 from lstm_jax.partition import Partition
-from lstm_jax.training.config import Experiment
+from lstm_jax.training.config import ConfigError, Experiment
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.evaluation import Evaluate, make_evaluate
 from lstm_jax.training.losses import LOSSES, Loss
-from lstm_jax.training.model import Sizes, make_model
+from lstm_jax.training.model import ModelOrFunction, Sizes, make_model
 from lstm_jax.training.optimizer import make_optimizer, make_schedule
 from lstm_jax.training.parallel.layout import Layout, make_layout, with_shardings
 from lstm_jax.training.parallel.mesh import make_mesh
 from lstm_jax.training.train_state import TrainState, initializer
 from lstm_jax.training.train_step import make_train_steps
-
-ModelOrFunction = nnx.Module | Callable[[Partition | None], nnx.Module]
 
 
 class Program(NamedTuple):
@@ -34,6 +32,7 @@ class Program(NamedTuple):
       init: Returns the initial training state.
       train_steps: ``(state, batches) -> (state, metrics)``.
       evaluate: ``(params, batches, should_stop) -> sums``, for batches such as ``dataset.eval``.
+      schedule: The learning rate by the number of updates. None for an optimizer that was passed in.
     """
 
     layout: Layout
@@ -43,6 +42,7 @@ class Program(NamedTuple):
     init: Callable[[], TrainState]
     train_steps: Callable[[TrainState, Batch | None], tuple[TrainState, Any]]
     evaluate: Evaluate
+    schedule: optax.Schedule | None = None
 
 
 def make_program(
@@ -74,8 +74,24 @@ def make_program(
     def make(partition: Partition | None) -> nnx.Module:
         if model is None:
             return make_model(sizes, config.model, config.seed, partition)
-        return model if isinstance(model, nnx.Module) else model(partition)
+        made = model if isinstance(model, nnx.Module) else model(partition)
+        if not isinstance(made, nnx.Module):
+            raise ConfigError(
+                "model must be an nnx.Module or a function from a Partition to an nnx.Module, got "
+                f"{type(made).__name__}."
+            )
+        if dataset.stateful and not hasattr(made, "initialize_carry"):
+            raise ConfigError(
+                f"model must have a method initialize_carry(batch_size) for a stateful dataset, got "
+                f"{type(made).__name__} without it."
+            )
+        return made
 
+    if loss is None and dataset.loss not in LOSSES:
+        raise ConfigError(
+            f"dataset.loss must be one of {', '.join(LOSSES)}, got {dataset.loss!r}; or pass loss= to "
+            "fit."
+        )
     loss = LOSSES[dataset.loss] if loss is None else loss
     schedule = None
     if optimizer is None:
@@ -97,6 +113,7 @@ def make_program(
             config, dataset, graphdef, loss, optimizer, schedule, layout, shardings
         ),
         evaluate=make_evaluate(graphdef, dataset, loss, layout),
+        schedule=schedule,
     )
 
 

@@ -108,6 +108,11 @@ class Run:
 
     # operations of the training loop
 
+    def start(self) -> None:
+        """Calls the hooks before the first step."""
+        for hook in self.hooks:
+            hook.on_start(self)
+
     def batches(self) -> Iterator[tuple[int, Batch | None]]:
         """Yields ``(step, batches)`` for each dispatch. ``step`` is the number of steps after it.
 
@@ -240,13 +245,12 @@ class Run:
         """Prints a line in the first process. On a terminal, ``color`` is red, green, yellow or cyan."""
         self.progress.say(text, color)
 
-    def warn(self, text: str) -> None:
-        """Prints a warning and writes it to events.jsonl."""
-        self.say(f"warning: {text}", "yellow")
-        self.run_dir.event(0, text)
-
     def stop_early(self, reason: str) -> None:
-        """Ends training after the current evaluation, as after the last step."""
+        """Ends training after these steps, which are evaluated and saved as the last steps are.
+
+        A run that is resumed later does not know of it: a hook that stops training should check
+        ``run.history`` in ``on_start``, as :class:`~lstm_jax.training.hooks.EarlyStopping` does.
+        """
         if not self.is_stopped_early:
             self.say(f"stopped early: {reason}")
         self.is_stopped_early = True
@@ -287,6 +291,9 @@ class Run:
     def _pending_metrics(self) -> StepMetrics:
         """Returns the metrics of every step since the last log."""
         parts = jax.device_get(self.pending)
+        if len({frozenset(part) for part in parts}) > 1:  # from a checkpoint of other settings
+            names = set.intersection(*map(set, parts)) | {"tokens", "skipped"}
+            parts = [_with_names(part, names) for part in parts]
         return {name: np.concatenate([p[name] for p in parts]) for name in (parts or [{}])[0]}
 
     def _check_finite(self, steps: StepMetrics) -> None:
@@ -306,3 +313,10 @@ class Run:
             f"{steps['gradient_norm'][bad]}. {saved} Lower optimizer.learning_rate or "
             f"optimizer.clip_norm, check the data of that step for NaN{skip}."
         )
+
+
+def _with_names(steps: StepMetrics, names: set[str]) -> StepMetrics:
+    """Returns the metrics with these names. Missing tokens are 0, and missing steps not skipped."""
+    n = len(steps["loss"])
+    missing = {"tokens": np.zeros(n, np.float32), "skipped": np.zeros(n, bool)}
+    return {name: steps[name] if name in steps else missing[name] for name in sorted(names)}

@@ -92,7 +92,11 @@ def restore_or_initialize(
     for warning in start.warnings:
         warn(warning)
     processes.wait_for_all("the directory was truncated")
-    changes = [] if before is None else _changes(before, config, start.step)
+    changes = []
+    if before is not None:
+        changes = list(differences(before, config).values())
+        if program.schedule is not None:
+            changes += _change_of_learning_rate(before, config, start.step)
     run_dir.event(start.step, "; ".join(["resumed" if start.step else "started", *changes]))
     for change in changes:
         progress.say(f"changed: {change}")
@@ -101,7 +105,7 @@ def restore_or_initialize(
             f"using {program.layout.mesh.size} of {jax.device_count()} devices, the largest number that "
             f"divides data.batch_size {config.data.batch_size}"
         )
-    run = Run(
+    return Run(
         config=config,
         dataset=dataset,
         program=program,
@@ -115,9 +119,6 @@ def restore_or_initialize(
         history=run_dir.metrics(),
         is_evaluated=is_evaluated,
     )
-    for hook in run.hooks:
-        hook.on_start(run)
-    return run
 
 
 def print_result(run_dir: RunDir, result: dict[str, Any]) -> None:
@@ -149,23 +150,23 @@ def _is_evaluated(config: Experiment, run_dir: RunDir, start: Start) -> bool:
     return bool(losses) and not losses[-1] < start.best_loss
 
 
-def _changes(before: Experiment, now: Experiment, step: int) -> list[str]:
-    """Returns sentences about config fields that changed since the run was last started.
+def _change_of_learning_rate(before: Experiment, now: Experiment, step: int) -> list[str]:
+    """Returns a sentence if the schedule has another learning rate at a step than before.
 
     Args:
-      before: The experiment of the previous start.
-      now: The current experiment.
-      step: The step from which the run is resumed.
+      before: The experiment with which the run was last started.
+      now: The experiment.
+      step: The step from which the run resumes.
     """
-    changes = list(differences(before, now).values())
     old, new = (float(make_schedule(e.optimizer, e.train)(step)) for e in (before, now))
-    if step and not math.isclose(old, new, rel_tol=1e-3):
-        changes.append(f"the learning rate at step {step:,} was {old:.3g}, now {new:.3g}")
-        decays = now.optimizer.schedule in ("cosine", "linear")
-        if decays and not now.optimizer.decay_steps and before.train.steps != now.train.steps:
-            end = before.optimizer.decay_steps or before.train.steps
-            changes[-1] += (
-                f", as the schedule ends at train.steps; --optimizer.decay-steps {end} keeps the old "
-                f"schedule, with a learning rate of 0 from step {end:,} on"
-            )
-    return changes
+    if not step or math.isclose(old, new, rel_tol=1e-3):
+        return []
+    change = f"the learning rate at step {step:,} was {old:.3g}, now {new:.3g}"
+    decays = now.optimizer.schedule in ("cosine", "linear")
+    if decays and not now.optimizer.decay_steps and before.train.steps != now.train.steps:
+        end = before.optimizer.decay_steps or before.train.steps
+        change += (
+            f", as the schedule ends at train.steps; --optimizer.decay-steps {end} keeps the old "
+            f"schedule, with a learning rate of 0 from step {end:,} on"
+        )
+    return [change]

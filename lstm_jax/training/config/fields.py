@@ -82,14 +82,14 @@ def as_python(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def check_value(cls: type, field: str, value: object) -> None:
-    """Validates a value for one field of a group, without the constraints that relate several fields.
+def validated(cls: type, field: str, value: object) -> Any:
+    """Returns a value as one field of a group holds it. Constraints that relate fields do not apply.
 
     Raises:
       ConfigError: If the field does not accept the value.
     """
     try:
-        _validator(cls, field)(as_python(value))
+        return _validator(cls, field)(as_python(value))
     except ValidationError as error:
         prefix = f"{group_name(cls)}.{field}".lstrip(".")
         raise ConfigError(explain(error, None, prefix)) from None

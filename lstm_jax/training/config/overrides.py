@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from lstm_jax.training.config.fields import as_python, check_value, short_repr
+from lstm_jax.training.config.fields import as_python, short_repr, validated
 from lstm_jax.training.config.file import Range
 from lstm_jax.training.config.schema import Experiment
 from lstm_jax.training.errors import ConfigError, did_you_mean
@@ -95,11 +95,15 @@ def check_space(space: object, given: Experiment, config: Experiment) -> dict[st
             )
         group, _, field = name.rpartition(".")
         owner = type(getattr(given, group) if group else given)
-        for value in (values.low, values.high) if isinstance(values, Range) else values:
-            try:
-                check_value(owner, field, value)
-            except ConfigError as error:
-                raise ConfigError(f"search: {error}") from None
+        ends = (values.low, values.high) if isinstance(values, Range) else values
+        try:
+            valid = [validated(owner, field, value) for value in ends]
+        except ConfigError as error:
+            raise ConfigError(f"search: {error}") from None
+        # A range from 4.0 to 9.0 of an integer field is a range of integers.
+        space[name] = valid
+        if isinstance(values, Range):
+            space[name] = Range(low=valid[0], high=valid[1], log=values.log)
     return space
 
 

@@ -135,7 +135,11 @@ def encode(text: Text, data: Data, source: str, write: Callable[[bytes], object]
 
 def _description_path(text: Text, data: Data) -> Path:
     """Returns the path of the description. It does not depend on the content of the files."""
-    source = [[str(p.source) for p in part] for part in text.parts], text.encoding, data.unit
+    names = [
+        [str(p.source if isinstance(p.source, bytes) else p.source.resolve()) for p in part]
+        for part in text.parts
+    ]
+    source = names, text.encoding, data.unit
     size = None if data.unit == "character" else data.vocabulary_size
     key = hashlib.sha256(repr((source, size)).encode()).hexdigest()[:16]
     return cache_dir() / "ids" / f"{key}.json"
@@ -144,14 +148,18 @@ def _description_path(text: Text, data: Data) -> Path:
 def _hash_of_source(text: Text) -> str:
     """Returns a hash of the ranges, sizes and modification times of a text's files."""
     try:
-        pieces = [
-            (p.first, p.last, 0 if isinstance(p.source, bytes) else p.source.stat().st_mtime_ns)
-            for part in text.parts
-            for p in part
-        ]
+        pieces = [(p.first, p.last, *_times(p.source)) for part in text.parts for p in part]
     except OSError as error:
         raise ConfigError(f"data.path: cannot read {text.name}: {error.strerror}.") from error
     return hashlib.sha256(repr(pieces).encode()).hexdigest()
+
+
+def _times(source: Path | bytes) -> tuple[int, ...]:
+    """Returns the times of the last change of a file and of its entry in the directory."""
+    if isinstance(source, bytes):
+        return ()
+    status = source.stat()
+    return status.st_mtime_ns, status.st_ctime_ns
 
 
 def _read(path: Path, source: str) -> Encoding | None:

@@ -27,9 +27,9 @@ def make_dataset(config: Experiment) -> Dataset:
     make = find(task.make)
     if data.eval_batch_size is not None:
         return make(data, config.seed)
+    if data.task == "text":  # the default depends on the size of the text
+        return make(data, config.seed)
     in_training = max(1, data.batch_size // config.train.grad_accum_steps)
-    if data.task == "text":  # the default also depends on the size of the text
-        return make(data, config.seed, max_eval_rows=in_training)
     return make(replace(data, eval_batch_size=in_training), config.seed)
 
 

@@ -21,14 +21,12 @@ BASELINES_OF_LARGE = 5_000_000
 """Maximum number of training tokens for the n-gram baselines of a large text, from its end."""
 
 
-def text_dataset(data: Data, seed: int, max_eval_rows: int | None = None) -> Dataset:
+def text_dataset(data: Data, seed: int) -> Dataset:
     """Builds a dataset for the prediction of the next character, word or token.
 
     Args:
       data: ``config.data``.
       seed: Random seed of the position in the text at which training starts.
-      max_eval_rows: Maximum number of rows for evaluation if ``data.eval_batch_size`` is None. None is
-        ``data.batch_size``.
 
     Raises:
       ConfigError: If the text cannot be read or is shorter than a batch.
@@ -58,7 +56,7 @@ def text_dataset(data: Data, seed: int, max_eval_rows: int | None = None) -> Dat
         for name, order in (("unigram", 1), n_gram_order(V))
     }
     baselines = [{name: unit(m.nats(ids)) for name, m in models.items()} for ids in parts]
-    rows = data.eval_batch_size or min(max_eval_rows or data.batch_size, default_rows)
+    rows = data.eval_batch_size or min(data.batch_size, default_rows)
     eval, *tests = (cut_into_rows(ids, rows, T) for ids in parts)
     for_digest = [cut_into_rows(ids, default_rows, T) for ids in parts]
     return Dataset(

@@ -94,10 +94,11 @@ class Layout:
         )
         opt_state = optax.tree_utils.tree_map_params(
             optimizer,
-            lambda _, spec: spec,
+            lambda leaf, spec: leaf if isinstance(leaf, optax.MaskedNode) else spec,
             shapes.opt_state,
             params,
             transform_non_params=lambda _: P(),
+            is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
         )
         carry = self._carry_specs(shapes.carry)
         specs = TrainState(P(), params, opt_state, carry)  # type: ignore[arg-type]

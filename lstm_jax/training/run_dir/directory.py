@@ -56,8 +56,13 @@ class RunDir:
         """Checks that the directory is empty or holds a run of the same experiment.
 
         Raises:
-          ConfigError: If the directory belongs to another experiment or has unrelated files.
+          ConfigError: If the directory belongs to another experiment or has unrelated files, or checkpoints
+            cannot be read from a path like this.
         """
+        if set("[]") & set(str(self.path.absolute())):
+            raise ConfigError(
+                f"workdir must not contain '[' or ']', as checkpoints could not be read, got {self.path}."
+            )
         if self.file("config.json").exists():
             changes = differences(self.experiment(), experiment)
             differs = [text for name, text in changes.items() if not name.startswith(MAY_CHANGE)]

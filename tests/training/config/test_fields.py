@@ -18,7 +18,7 @@ from lstm_jax.training.config import (
     Sample,
     Train,
 )
-from lstm_jax.training.config.fields import check_value
+from lstm_jax.training.config.fields import validated
 
 STRICT = False
 
@@ -130,16 +130,16 @@ def test_numpy_numbers_become_python_numbers():
     assert (type(bounds.low), type(bounds.high)) == (int, float)
 
 
-def test_check_value_knows_the_constraints_of_a_field():
-    check_value(Model, "hidden_size", np.int64(3))
-    check_value(Model, "embedding_size", 3)  # rules about several fields are not checked
-    check_value(Experiment, "seed", 3)
+def test_validated_knows_the_constraints_of_a_field():
+    validated(Model, "hidden_size", np.int64(3))
+    validated(Model, "embedding_size", 3)  # rules about several fields are not checked
+    validated(Experiment, "seed", 3)
     with pytest.raises(ConfigError, match=r"^model\.hidden_size must be .*-3"):
-        check_value(Model, "hidden_size", -3)
+        validated(Model, "hidden_size", -3)
     with pytest.raises(ConfigError, match=r"^seed must be .*'one'"):
-        check_value(Experiment, "seed", "one")
+        validated(Experiment, "seed", "one")
     with pytest.raises(ConfigError, match=r"^log\.profile\[0\] must be "):
-        check_value(Log, "profile", (0, 1))
+        validated(Log, "profile", (0, 1))
 
 
 def test_the_docstring_of_every_field_is_its_help():

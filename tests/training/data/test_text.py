@@ -71,16 +71,15 @@ def test_the_n_gram_is_as_long_as_fits(size, order):
 
 
 @pytest.mark.parametrize(
-    ("data", "max_eval_rows", "rows"),
+    ("data", "rows"),
     [
-        ({"batch_size": 16}, None, 8),
-        ({"batch_size": 4}, None, 4),
-        ({"batch_size": 16}, 4, 4),
-        ({"batch_size": 16, "eval_batch_size": 20}, 4, 20),
+        ({"batch_size": 16}, 8),
+        ({"batch_size": 4}, 4),
+        ({"batch_size": 16, "eval_batch_size": 20}, 20),
     ],
 )
-def test_the_number_of_rows_for_evaluation(text, data, max_eval_rows, rows):
-    dataset = text_dataset(Data(path=text, sequence_length=8, **data), 0, max_eval_rows)
+def test_the_number_of_rows_for_evaluation(text, data, rows):
+    dataset = text_dataset(Data(path=text, sequence_length=8, **data), 0)
     assert dataset.eval.inputs.shape[2] == rows
     assert dataset.eval.weights.sum() == 224
 
