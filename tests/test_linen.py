@@ -114,8 +114,8 @@ def test_dropout():
     without_dropout = m.apply(variables, XS, deterministic=True)
     assert not jnp.allclose(with_dropout, without_dropout)
     assert_close(with_dropout, m.apply(variables, XS, rngs={"dropout": KEY}), atol=0)
-    still = LSTM(5, num_layers=2, bidirectional=True, dropout_rate=0.5, deterministic=True)
-    assert_close(still.apply(variables, XS), without_dropout, atol=0)
+    deterministic = LSTM(5, num_layers=2, bidirectional=True, dropout_rate=0.5, deterministic=True)
+    assert_close(deterministic.apply(variables, XS), without_dropout, atol=0)
     with pytest.raises(InvalidRngError, match=r"\bdropout\b"):
         m.apply(variables, XS)
 
