@@ -106,14 +106,14 @@ def mask_unread(
     hold: jax.Array | None,
     reverse: bool,
 ) -> tuple[LSTMState, LSTMState, jax.Array | None]:
-    """Replaces the rows of both states that no step reads by zeros.
+    """Replaces rows of the initial state and of the reset state by zeros if no step reads them.
 
-    A row that no step reads may contain NaN or inf. In the gradient of ``w_h`` it is multiplied by 0, which
-    gives NaN.
+    A row that no step reads may contain NaN or inf. In the gradient of ``w_h`` it would be multiplied by 0,
+    which gives NaN.
 
     Returns:
-      The state, the reset state, and a mask ``[*B]`` that is True for sequences of padding alone, whose final
-      state is their initial state. The mask is None if ``hold`` is None.
+      The initial state, the reset state, and a mask ``[*B]``, which is True for sequences of length 0. Their
+      final state is their initial state. The mask is None if ``hold`` is None.
     """
     only_padding = None if hold is None else hold.all(axis=0)
     zeros = jax.tree.map(jnp.zeros_like, state)

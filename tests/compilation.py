@@ -43,8 +43,8 @@ def compile_fast() -> None:
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
     if HAS_FLAGS:
-        ours = " ".join(f"--{name}={value}" for name, value in FLAGS.items())
-        os.environ["XLA_FLAGS"] = f"{ours} {os.environ.get('XLA_FLAGS', '')}"
+        test_flags = " ".join(f"--{name}={value}" for name, value in FLAGS.items())
+        os.environ["XLA_FLAGS"] = f"{test_flags} {os.environ.get('XLA_FLAGS', '')}"
 
 
 def share_compiled(folder: Path) -> None:

@@ -251,7 +251,7 @@ def test_the_gpu_trainer_without_its_extra_is_a_row(monkeypatch, tmp_path, capsy
 
 def test_gpu_commands_need_a_gpu(tmp_path, capsys):
     if jax.default_backend() == "gpu":
-        pytest.skip("there is a GPU")
+        pytest.skip("JAX has a GPU")
     assert gpu.main(["check", "--out", str(tmp_path)]) == 2
     assert "Expected a GPU" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -31,7 +31,7 @@ def test_the_state_and_its_gradient_equal_those_with_outputs(backend, options):
     def both(params, xs):
         return lstm(params, xs, backend=backend, **OPTIONS[options])[0]
 
-    def alone(params, xs):
+    def state_only(params, xs):
         return lstm(params, xs, backend=backend, final_state_only=True, **OPTIONS[options])
 
     def loss(run, *arguments):
@@ -39,16 +39,17 @@ def test_the_state_and_its_gradient_equal_those_with_outputs(backend, options):
         return (state.C**2).sum() + jnp.sin(state.h).sum()
 
     with skipping_refusals(backend):
-        state = alone(params, xs)
+        state = state_only(params, xs)
     assert isinstance(state, LSTMState)
     assert_close(state, both(params, xs), atol=1e-6)
     for differentiate in (jax.grad, jax.jacfwd):
         got, expected = (
-            differentiate(loss, argnums=(1, 2))(run, params, xs) for run in (alone, both)
+            differentiate(loss, argnums=(1, 2))(run, params, xs) for run in (state_only, both)
         )
         assert_close(got, expected, atol=1e-5)
     got, expected = (
-        jax.vmap(run, in_axes=(None, 0))(params, jnp.stack([xs, 2 * xs])) for run in (alone, both)
+        jax.vmap(run, in_axes=(None, 0))(params, jnp.stack([xs, 2 * xs]))
+        for run in (state_only, both)
     )
     assert_close(got, expected, atol=1e-6)
 

@@ -364,12 +364,12 @@ def test_entries_of_initial_carry_may_be_none(api):
 def test_dropout_of_one_layer_warns_and_needs_no_key(api):
     module = api.lstm(dropout_rate=0.9)
     with pytest.warns(UserWarning, match=r"dropout_rate=0\.9.*between layers") as warned:
-        wet = api.call(module, XS)
+        with_dropout = api.call(module, XS)
     assert {Path(w.filename).name for w in warned} == {Path(__file__).name}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        dry = api.call(module, XS, deterministic=True)
-    assert_close(wet, dry, atol=0)
+        without_dropout = api.call(module, XS, deterministic=True)
+    assert_close(with_dropout, without_dropout, atol=0)
 
 
 @both

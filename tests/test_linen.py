@@ -110,12 +110,12 @@ def test_axis_names_of_flax_are_kept():
 
 def test_dropout():
     m, variables = make(dropout_rate=0.5)
-    wet = m.apply(variables, XS, rngs={"dropout": KEY})
-    dry = m.apply(variables, XS, deterministic=True)
-    assert not jnp.allclose(wet, dry)
-    assert_close(wet, m.apply(variables, XS, rngs={"dropout": KEY}), atol=0)
-    still = LSTM(5, num_layers=2, bidirectional=True, dropout_rate=0.5, deterministic=True)
-    assert_close(still.apply(variables, XS), dry, atol=0)
+    with_dropout = m.apply(variables, XS, rngs={"dropout": KEY})
+    without_dropout = m.apply(variables, XS, deterministic=True)
+    assert not jnp.allclose(with_dropout, without_dropout)
+    assert_close(with_dropout, m.apply(variables, XS, rngs={"dropout": KEY}), atol=0)
+    deterministic = LSTM(5, num_layers=2, bidirectional=True, dropout_rate=0.5, deterministic=True)
+    assert_close(deterministic.apply(variables, XS), without_dropout, atol=0)
     with pytest.raises(InvalidRngError, match=r"\bdropout\b"):
         m.apply(variables, XS)
 

@@ -125,16 +125,16 @@ def test_dropout_needs_a_key_and_eval_turns_it_off():
     m = model(dropout_rate=0.5)
     with pytest.raises(ValueError, match=r"dropout_rate.*0\.5.*\brngs\b"):
         m(XS)
-    wet = m(XS, rngs=KEY)
-    assert_close(wet, m(XS, rngs=KEY), atol=0)
-    assert not jnp.allclose(wet, m(XS, rngs=nnx.Rngs(dropout=3)))
+    with_dropout = m(XS, rngs=KEY)
+    assert_close(with_dropout, m(XS, rngs=KEY), atol=0)
+    assert not jnp.allclose(with_dropout, m(XS, rngs=nnx.Rngs(dropout=3)))
     assert_close(m(XS, rngs=nnx.Rngs(dropout=3).dropout), m(XS, rngs=nnx.Rngs(dropout=3)), atol=0)
-    dry = m(XS, deterministic=True)
+    without_dropout = m(XS, deterministic=True)
     m.eval()
-    assert_close(m(XS), dry, atol=0)
+    assert_close(m(XS), without_dropout, atol=0)
     m.train()
-    assert not jnp.allclose(m(XS, rngs=KEY), dry)
-    assert_close(model(dropout_rate=0.5, deterministic=True)(XS), dry, atol=0)
+    assert not jnp.allclose(m(XS, rngs=KEY), without_dropout)
+    assert_close(model(dropout_rate=0.5, deterministic=True)(XS), without_dropout, atol=0)
 
 
 def test_options_reach_the_core():
@@ -241,8 +241,8 @@ def test_all_apis_of_flax_disable_dropout(way):
     off = OFF[way](nested)
     assert off.lstm.deterministic
     assert_close(off(XS, nnx.Rngs(1)), off(XS, nnx.Rngs(2)), atol=0)
-    alone = OFF[way](model(dropout_rate=0.5))
-    assert_close(alone(XS), alone(XS, deterministic=True), atol=0)
+    deterministic_model = OFF[way](model(dropout_rate=0.5))
+    assert_close(deterministic_model(XS), deterministic_model(XS, deterministic=True), atol=0)
 
 
 def test_a_view_does_not_change_the_module():

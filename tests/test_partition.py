@@ -121,7 +121,7 @@ def test_hidden_units_are_gathered_in_every_step():
 def test_gathered_weights_are_not_residuals():
     floats, run = problem()
 
-    def kept(partition):
+    def residual_shapes(partition):
         def function(params):
             return run(**floats | {"params": params}, partition=partition)[1].sum()
 
@@ -130,8 +130,8 @@ def test_gathered_weights_are_not_residuals():
 
     with jax.set_mesh(mesh_of((8, 1))):
         H = 8
-        assert (8 * H, 4 * H) in kept(Partition("data"))  # a copy per device
-        assert (8 * H, 4 * H) not in kept(Partition("data", weights="data"))
+        assert (8 * H, 4 * H) in residual_shapes(Partition("data"))  # a copy per device
+        assert (8 * H, 4 * H) not in residual_shapes(Partition("data", weights="data"))
 
 
 def test_layers_directions_and_dropout():

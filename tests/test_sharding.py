@@ -144,8 +144,8 @@ def test_any_operand_may_be_the_only_one_that_varies_in_shard_map(varying, rever
     in_specs = {n: P("member") if n == varying else P() for n in args}
 
     def member(args):
-        mine = jax.tree.map(lambda a: a[0], args[varying])
-        return jax.tree.map(lambda a: a[None], run(**args | {varying: mine}))
+        member = jax.tree.map(lambda a: a[0], args[varying])
+        return jax.tree.map(lambda a: a[None], run(**args | {varying: member}))
 
     got = jax.jit(jax.shard_map(member, mesh=mesh, in_specs=(in_specs,), out_specs=P("member")))(
         args

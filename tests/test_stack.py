@@ -80,9 +80,9 @@ def test_dropout_is_between_layers_and_not_after_the_last():
     key = jax.random.key(7)
     one = init_stack(jax.random.key(0), 2, 64, 1)
     with pytest.warns(UserWarning, match=r"dropout=0\.9.*between layers") as warned:
-        wet = lstm_stack(one, xs, dropout=0.9)  # no key
+        with_dropout = lstm_stack(one, xs, dropout=0.9)  # no key
     assert [w.filename for w in warned] == [__file__]
-    assert_close(wet, lstm_stack(one, xs), atol=0)
+    assert_close(with_dropout, lstm_stack(one, xs), atol=0)
 
     two = init_stack(jax.random.key(0), 2, 64, 2)
     (bottom, _), hs = lstm_stack(two, xs, dropout=0.5, key=key)

@@ -162,11 +162,11 @@ def test_checkpoint_does_not_change_the_result():
     def loss(f, *a):
         return f(*a)[1].sum()
 
-    kept, recomputed = (
+    stored, recomputed = (
         jax.grad(lambda *a, g=g: loss(g, *a), argnums=(0, 1, 2, 3))(*args)
         for g in (f, jax.checkpoint(f))
     )
-    assert_close(kept, recomputed, atol=1e-6)
+    assert_close(stored, recomputed, atol=1e-6)
 
 
 def test_export_with_symbolic_length_and_batch():

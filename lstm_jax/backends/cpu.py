@@ -74,7 +74,7 @@ def unsupported_reason(
         return "every step gathers h from other devices"
     C: Any = operands.state.C
     if C is None:
-        return f"{spec.__name__} has no cell state"
+        return f"{spec.__name__} has no cell state C"
     h = operands.state.h
     if C.shape != h.shape:
         return f"the shapes of C and h of {spec.__name__} differ"
@@ -170,12 +170,13 @@ def backward(
     params, xs, state, reset_state, begin, hold = _one_batch_axis(operands.masked())
     rows, (H, G) = xs.shape[1], params.w_h.shape
     accum_dtype = residuals.C.dtype
-    C_read, z_saved = jax.tree.map(lambda a: _sequence_to_columns(a, rows), residuals)
-    if z_saved is not None and uses_one_tanh(spec):
-        z_saved = scale_packed(spec, z_saved)
-    h_left = hs.reshape(T, rows, H)
-    # In the padding the output is 0, but the state is the initial state.
-    h_left = select(hold, jnp.broadcast_to(state.h[None], h_left.shape), h_left)
+    C_read, z_stored = jax.tree.map(lambda a: _sequence_to_columns(a, rows), residuals)
+    if z_stored is not None and uses_one_tanh(spec):
+        z_stored = scale_packed(spec, z_stored)
+    h_after = hs.reshape(T, rows, H)
+    # The output of a padding step is 0, and not its state. A later step reads this state only in reverse,
+    # where it is the initial state.
+    h_after = select(hold, jnp.broadcast_to(state.h[None], h_after.shape), h_after)
     ct_state, ct_hs = cts
     ct_state = jax.tree.map(lambda a: _to_columns(a.reshape(rows, H)).astype(accum_dtype), ct_state)
     zero = jax.tree.map(jnp.zeros_like, ct_state)
@@ -198,9 +199,9 @@ def backward(
 
     def h_read(t: jax.Array, n: int) -> jax.Array:
         """Returns the hidden states ``[n, B, H]`` that the n steps from time t on read."""
-        left = jax.lax.dynamic_slice_in_dim(h_left, t, n)
+        left = jax.lax.dynamic_slice_in_dim(h_after, t, n)
         before = t + n if settings.reverse else t - 1
-        h = _entry_at(h_left, jnp.clip(before, 0, T - 1))
+        h = _entry_at(h_after, jnp.clip(before, 0, T - 1))
         h = jnp.where((before < 0) | (before >= T), state.h, h)[None]
         h = jnp.concatenate([left[1:], h] if settings.reverse else [h, left[:-1]])
         if begin is None:
@@ -209,8 +210,8 @@ def backward(
         return select(starts, jnp.broadcast_to(reset_state.h, h.shape), h)
 
     def z_read(t: jax.Array) -> jax.Array:
-        if z_saved is not None:
-            return _entry_at(z_saved, t).astype(accum_dtype)
+        if z_stored is not None:
+            return _entry_at(z_stored, t).astype(accum_dtype)
         return project_and_recur(_entry_at(xs, t), h_read(t, 1)[0].T)
 
     def step(s: jax.Array, t: jax.Array, d: LSTMState, d_reset: LSTMState) -> Any:

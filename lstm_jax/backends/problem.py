@@ -66,8 +66,8 @@ class Operands(NamedTuple):
       reset_state: The state that a step reads where ``begin`` is True.
       begin: Bool ``[T, *B]``. True where a step reads ``reset_state`` instead of the carried state. None is
         False everywhere.
-      hold: Bool ``[T, *B]``. True at padding steps, which leave the state unchanged and output 0. It takes
-        precedence over ``begin``. None is False everywhere.
+      hold: Bool ``[T, *B]``. True at padding steps, the last steps of each sequence, which leave the state
+        unchanged and output 0. It takes precedence over ``begin``. None is False everywhere.
     """
 
     params: LSTMParams

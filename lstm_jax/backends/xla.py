@@ -162,7 +162,9 @@ def recur_all_steps(
         r = first
     else:
         rest = recur(hs)
-        if hold is not None:  # in the padding the output is 0, but the state is the initial state
+        # The output of a padding step is 0, and not its state. A later step reads this state only in
+        # reverse, where it is the initial state.
+        if hold is not None:
             rest = select(hold, jnp.broadcast_to(first, rest.shape), rest)
         r = jnp.concatenate([rest, first] if settings.reverse else [first, rest])
         r = r[1:] if settings.reverse else r[:T]

@@ -120,7 +120,7 @@ def test_every_backend_agrees_with_float64(name, options):
 @pytest.mark.parametrize("name", ["auto", "scan"])
 def test_remat_every_does_not_change_the_result(name, every, masks, reverse):
     case = make_case(4, T=11, batch=(8,), reverse=reverse, **NO_MASKS | MASKS[masks])
-    kept, recomputed = (
+    stored, recomputed = (
         jax.jit(
             jax.grad(
                 partial(loss_and_outputs, case=case, backend=name, remat_every=k),
@@ -130,7 +130,7 @@ def test_remat_every_does_not_change_the_result(name, every, masks, reverse):
         )(*arguments(case))
         for k in (None, every)
     )
-    assert_relative(recomputed, kept, 2e-6)
+    assert_relative(recomputed, stored, 2e-6)
 
 
 @pytest.mark.parametrize("name", ["xla", "auto"])

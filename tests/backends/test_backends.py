@@ -60,8 +60,8 @@ def test_begin_and_hold_follow_their_documentation(name, reverse):
     def one_step(state):
         return lstm_cell(case.params[0], state, operands.xs[0])[0]
 
-    went_on, began = one_step(state), one_step(reset_state)
-    rows = [went_on, began, state, state]
+    continued, restarted = one_step(state), one_step(reset_state)
+    rows = [continued, restarted, state, state]
     expected = LSTMState(
         *(jnp.stack([getattr(s, f)[n] for n, s in enumerate(rows)]) for f in ("C", "h"))
     )

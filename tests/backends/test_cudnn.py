@@ -151,6 +151,6 @@ def test_reasons_for_unsupported_arguments(monkeypatch):
 def test_the_error_names_the_backend_and_the_reason():
     case = make_case(lengths=False, resets=False)
     if jax.default_backend() == "gpu":
-        pytest.skip("a GPU is there")
+        pytest.skip("JAX has a GPU")
     with pytest.raises(ValueError, match=rf"backend.*'cudnn'.*GPU.*\b{jax.default_backend()}\b"):
         lstm(case.params[0], case.xs, backend="cudnn")

@@ -371,8 +371,10 @@ def test_a_program_of_two_meshes():
         assert_relative(got, expected, 1e-6)
 
 
-@pytest.mark.parametrize("gone", ["num_devices", "for_export"])
-def test_the_xla_form_runs_if_an_attribute_of_jax_is_missing(monkeypatch, kernels, caplog, gone):
+@pytest.mark.parametrize("attribute", ["num_devices", "for_export"])
+def test_the_xla_form_runs_if_an_attribute_of_jax_is_missing(
+    monkeypatch, kernels, caplog, attribute
+):
     """A missing attribute must not be interpreted as a single device."""
 
     class Without:
@@ -380,7 +382,7 @@ def test_the_xla_form_runs_if_an_attribute_of_jax_is_missing(monkeypatch, kernel
             self._value = value
 
         def __getattr__(self, name):
-            if name == gone:
+            if name == attribute:
                 raise AttributeError(name)
             value = getattr(self._value, name)
             nested = ("module_context", "axis_context", "lowering_parameters")
@@ -394,7 +396,7 @@ def test_the_xla_form_runs_if_an_attribute_of_jax_is_missing(monkeypatch, kernel
     assert kernels == []
     warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert gone in warnings[0]
+    assert attribute in warnings[0]
     assert_relative(got, first(partial(hidden, backend="scan"))(params, xs), 1e-5)
 
 

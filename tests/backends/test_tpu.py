@@ -51,7 +51,7 @@ def problem(T=11, batch=(16,), dtype=jnp.float32, masks="none", I=8, spec=LSTMSp
     params = init_lstm(next(keys), I, H, param_dtype=dtype)
     begin = normal(T, *batch) > 0.7 if masks in ("begin", "both") else None
     hold = None
-    if masks in ("hold", "both"):  # any step may hold, not only steps at the end
+    if masks in ("hold", "both"):  # and step 1, to test held steps before valid steps
         lengths = jax.random.randint(next(keys), batch, 0, T + 2)
         hold = jnp.arange(T).reshape(-1, *[1] * len(batch)) >= lengths[None]
         hold = hold.at[1 % T].set(True)
@@ -217,7 +217,7 @@ def test_the_reason_names_the_missing_memory():
 @pytest.mark.parametrize(("H", "names"), [(128, r"\bcpu\b"), (100, r"\bH\b.*\b100\b.*\b128\b")])
 def test_error_of_the_named_backend_without_a_tpu(H, names):
     if jax.default_backend() == "tpu":
-        pytest.skip("a TPU is there")
+        pytest.skip("JAX has a TPU")
     params, xs = init_lstm(jax.random.key(0), 8, H), jnp.ones((4, 16, 8))
     with pytest.raises(ValueError, match=rf"backend.*'tpu'.*{names}"):
         lstm(params, xs, backend="tpu")
