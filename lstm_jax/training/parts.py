@@ -84,7 +84,9 @@ def _check_batch(name: str, batch: Batch, dataset: Dataset, B: int) -> None:
 def _check_classes(name: str, batch: Batch, dataset: Dataset) -> None:
     """Checks that integer targets are class ids, if they are known and not shapes."""
     targets = batch.targets
-    if not isinstance(targets, np.ndarray | jax.Array) or not jnp.issubdtype(targets.dtype, jnp.integer):
+    if not isinstance(targets, np.ndarray | jax.Array) or not jnp.issubdtype(
+        targets.dtype, jnp.integer
+    ):
         return
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= dataset.output_size:

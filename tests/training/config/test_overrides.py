@@ -161,4 +161,9 @@ def test_numpy_numbers():
 def test_a_range_of_an_integer_field_is_one_of_integers():
     space = {"model.hidden_size": Range(4.0, 9.0), "model.dropout": Range(0, 0.5)}
     found = check_space(space, Experiment(), Experiment())
-    assert [type(end) for r in found.values() for end in (r.low, r.high)] == [int, int, float, float]
+    assert [type(end) for r in found.values() for end in (r.low, r.high)] == [
+        int,
+        int,
+        float,
+        float,
+    ]
