@@ -1,12 +1,12 @@
-"""The adding problem: two of 200 numbers are marked; what is their sum?
+"""The adding problem: predict the sum of two marked numbers among 200.
 
     python train.py configs/adding.py
 
-On 2 cores: 1 min 15 s; mean squared error 0.0025 on fresh sequences (median of seeds 0, 1, 2: 0.0021,
-0.0039, 0.0025), where always answering the mean gives 0.169. Solved means less than 0.01.
+On 2 cores: 1 min 15 s. Mean squared error 0.0025 on the validation set (seeds 0, 1, 2: 0.0021, 0.0039,
+0.0025). Predicting the mean gives 0.169. An error below 0.01 counts as solved.
 
-The plain RNN (--model.cell rnn) in as many steps only answers the mean: 0.1685, 0.1683, 0.1688 at learning
-rates 3e-4, 1e-3, 5e-3 (--optimizer.learning-rate); at 1e-3 with seeds 0, 1, 2: 0.1683, 0.1666, 0.1775.
+With as many steps, the plain RNN (--model.cell rnn) predicts the mean: 0.1685, 0.1683, 0.1688 at the learning
+rates 3e-4, 1e-3, 5e-3 (--optimizer.learning-rate), and 0.1683, 0.1666, 0.1775 at 1e-3 with seeds 0, 1, 2.
 """
 
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train

@@ -1,9 +1,9 @@
-"""Copy memory: ten symbols, 50 blanks, then say the symbols again.
+"""The copy task: repeat ten symbols after a delay of 50 steps.
 
     python train.py configs/copy_memory.py
 
-On 2 cores: 4 min; 0.091 nats a step on fresh sequences, and 71 % of the ten symbols right (without memory:
-0.297 nats, 12.5 %). Not solved in that time.
+On 2 cores: 4 min. 0.091 nats per step on the validation set, and an accuracy of 71 % on the ten symbols
+(without memory: 0.297 nats, 12.5 %). The task is not solved in this time.
 """
 
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train

@@ -1,8 +1,8 @@
-"""Your own sequences, from an .npz file; lstm_jax/training/data/arrays.py has the format in a table.
+"""Your own sequences from an .npz file. lstm_jax/training/data/arrays.py documents the format.
 
     python train.py configs/own_arrays.py --data.path FILE.npz
 
-For a first try, 2,000 noisy waves of two kinds, saved with their kind:
+An example file with 2,000 noisy waves of two classes:
 
     import numpy as np
     rng, t, kind = np.random.default_rng(0), np.arange(60), np.arange(2000) % 2
@@ -10,7 +10,7 @@ For a first try, 2,000 noisy waves of two kinds, saved with their kind:
     waves = np.sin(t * (0.30 + 0.03 * kind[:, None]) + phase) + noise
     np.savez("waves.npz", inputs=waves[..., None], labels=kind)
 
-On 2 cores: 12 s; all of the held-out waves right (guessing: 48 %).
+On 2 cores: 12 s. Accuracy 100 % on the validation set (majority class: 48 %).
 """
 
 from pathlib import Path

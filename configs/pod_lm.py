@@ -1,9 +1,9 @@
-"""A language model of 5.4 billion parameters for 256 chips: parameters and optimizer state split over them.
+"""A language model of 5.4 billion parameters for 256 chips, with sharded parameters and optimizer state.
 
     python train.py configs/pod_lm.py --data.path FILE
 
-Never trained. Whether it fits is known without a TPU, after `pip install -e '.[tpu-aot]'`, in about two
-minutes on 2 cores, with 1.5 GB of memory:
+The model was never trained. This command checks without a TPU that it fits, after
+`pip install -e '.[tpu-aot]'`, in about two minutes on 2 cores with 1.5 GB of memory:
 
     python train.py configs/pod_lm.py --compile-for v5e:16x16
 """

@@ -1,8 +1,9 @@
-"""The embedded Reber grammar (1997): the second symbol of a string comes again at its end.
+"""The embedded Reber grammar: the second symbol of a string is repeated as its last but one symbol.
 
     python train.py configs/reber.py
 
-On 2 cores: 15 s; that symbol right in all of 1,000 fresh strings (guessing: 52 %).
+On 2 cores: 15 s. The repeated symbol is predicted in all 1,000 strings of the validation set (majority class:
+52 %).
 """
 
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train

@@ -1,10 +1,10 @@
-"""MNIST, one row of pixels a step; also by pixels (--data.image-order pixels, or permuted).
+"""MNIST with one row of pixels per step, or one pixel per step (--data.image-order pixels or permuted).
 
-    python train.py configs/row_mnist.py --data.path FOLDER
+    python train.py configs/row_mnist.py --data.path DIRECTORY
 
-FOLDER holds the four IDX files (train-images-idx3-ubyte and so on, gzipped or not); name:mnist in its
-place fetches them. On 2 cores: 4 min 25 s; 98.9 % of the test images, read once with the parameters that
-were best on 5,000 held-out ones.
+DIRECTORY has the four IDX files (train-images-idx3-ubyte and so on, gzipped or not). With name:mnist instead of
+DIRECTORY, the files are downloaded. On 2 cores: 4 min 25 s. Test accuracy 98.9 %, with the parameters that have
+the lowest loss on 5,000 validation images.
 """
 
 from pathlib import Path

@@ -1,8 +1,9 @@
-"""Temporal order (experiment 6a of 1997): which of two signs, far apart in 110 steps, came first?
+"""The temporal order task: classify the order of two distant symbols in sequences of 110 steps.
 
     python train.py configs/temporal_order.py
 
-On 2 cores: 25 s; all of 1,000 fresh sequences right (guessing: 27 %).
+Source: experiment 6a of Hochreiter & Schmidhuber (1997), Long short-term memory. On 2 cores: 25 s. Accuracy
+100 % on the 1,000 sequences of the validation set (majority class: 27 %).
 """
 
 from lstm_jax.training.config import Data, Experiment, Model, Optimizer, Train
