@@ -1,5 +1,6 @@
-"""How fast it is, and beside whom: measurements, not part of the installed package.
+"""Benchmarks. They are not part of the installed package.
 
-``python -m benchmarks.peers`` times this project beside other LSTMs with the same weights.
-``python -m benchmarks.growth`` shows how time and memory grow with T, B and H.
+``python -m benchmarks.peers`` compares this project with other LSTM implementations.
+``python -m benchmarks.growth`` measures how time and memory grow with T, B and H.
+See ``benchmarks/README.md`` for all benchmarks.
 """

@@ -1,12 +1,17 @@
-"""``lstm`` of this checkout beside that of an earlier one, in one process.
+"""Compares ``lstm`` of this checkout with an earlier revision, in one process.
 
     python -m benchmarks.against REVISION [--shapes 128,32,256,256 ...] [--rounds 7] [--vmap 4]
 
-The earlier package is taken from git and imported under another name. Prints, forward and with gradient,
-what has no noise: the instructions of the optimized program, its temporary memory and the page faults of a
-call (above 32 MiB of temporaries, glibc maps them again in every call). Then the median over the rounds of
-the ratio of times, and the least time of this checkout. "same HLO" says that both programs have the same
-instructions, up to their names and their order.
+The earlier package is read from git and imported under another name. Each row is a forward pass, or a
+forward and backward pass, and has these columns, the first three before and after:
+
+instructions: of the optimized program
+temp MB: temporary memory of the program
+page faults: per call (glibc maps temporaries above 32 MiB again in every call)
+time ratio: this checkout over the earlier one, median over the rounds
+min ms: minimum time of this checkout
+
+"same HLO" means that both programs have the same instructions, except for their names and their order.
 """
 
 import argparse
@@ -31,24 +36,25 @@ from benchmarks.problem import Problem, arrays, sizes
 from benchmarks.timing import interleaved, median_ratio
 
 ROOT = Path(__file__).parents[1]
-EARLIER = "earlier_lstm_jax"
+EARLIER_NAME = "earlier_lstm_jax"
 SHAPES = ["128,32,256,256", "128,64,64,64", "512,32,128,128", "100,16,1024,1024"]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints the table."""
+    """Runs the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("revision", help="of the earlier checkout, such as HEAD~1, or its folder")
+    parser.add_argument("revision", help="a git revision such as HEAD~1, or a directory")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="T,B,I,H")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--backend", default="auto")
-    parser.add_argument("--vmap", type=int, help="divide the rows among this many calls in a vmap")
+    parser.add_argument("--vmap", type=int, help="split the batch among this many calls under vmap")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         earlier = import_earlier(args.revision, Path(folder))
         print(
-            f"{'T,B,I,H':18} pass      {'instructions':>15}{'MB':>15}{'faults':>17}  time      ms"
+            f"{'T,B,I,H':18} {'pass':9} {'instructions':>14}  {'temp MB':>14}  {'page faults':>16}"
+            f"  {'time ratio':>10} {'min ms':>7}"
         )
         for shape in args.shapes:
             problem = Problem(*sizes(shape), args.dtype)
@@ -60,23 +66,23 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def import_earlier(revision: str, folder: Path) -> ModuleType:
-    """The package at ``revision``, or in that folder, under another name."""
+    """Imports the package at a git revision, or in a directory, under another name."""
     if Path(revision).is_dir():
         shutil.copytree(Path(revision) / "lstm_jax", folder / "lstm_jax")
     else:
         command = ["git", "archive", revision, "lstm_jax"]
         archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
         subprocess.run(["tar", "x", "-C", folder], input=archive.stdout, check=True)
-    (folder / "lstm_jax").rename(folder / EARLIER)
-    for file in (folder / EARLIER).rglob("*.py"):
-        text = re.sub(r"\blstm_jax\b", EARLIER, file.read_text(encoding="utf-8"))
+    (folder / "lstm_jax").rename(folder / EARLIER_NAME)
+    for file in (folder / EARLIER_NAME).rglob("*.py"):
+        text = re.sub(r"\blstm_jax\b", EARLIER_NAME, file.read_text(encoding="utf-8"))
         file.write_text(text, encoding="utf-8")
     sys.path.insert(0, str(folder))
-    return importlib.import_module(EARLIER)
+    return importlib.import_module(EARLIER_NAME)
 
 
 def forward(backend: str, members: int | None, module: ModuleType, params: Any, xs: Any) -> Any:
-    """The hidden states."""
+    """Computes the hidden states."""
     run = lambda xs: module.lstm(params, xs, backend=backend)[1]  # noqa: E731
     if members is None:
         return run(xs)
@@ -85,7 +91,7 @@ def forward(backend: str, members: int | None, module: ModuleType, params: Any, 
 
 
 def gradient(backend: str, members: int | None, module: ModuleType, params: Any, xs: Any) -> Any:
-    """The gradient by parameters and inputs."""
+    """Computes the gradient with respect to parameters and inputs."""
 
     def loss(params: Any, xs: Any) -> Any:
         return (forward(backend, members, module, params, xs) ** 2).sum()
@@ -96,7 +102,7 @@ def gradient(backend: str, members: int | None, module: ModuleType, params: Any,
 def compare(
     function: Callable[..., Any], earlier: ModuleType, problem: Problem, rounds: int
 ) -> str:
-    """One row of the table."""
+    """Measures one row of the table and returns it as text."""
     params, xs, _ = arrays(problem)
     runs, counts, programs = {}, {}, []
     for module in (earlier, lstm_jax):
@@ -114,11 +120,11 @@ def compare(
     before_and_after = "  ".join(f"{a:{width}} →{b:{width}}" for width, a, b in pairs)
     ratio = median_ratio(samples[lstm_jax], samples[earlier])
     same = "  same HLO" if programs[0] == programs[1] else ""
-    return f"{before_and_after}  {ratio:5.2f} {min(samples[lstm_jax]):7.1f}{same}"
+    return f"{before_and_after}  {ratio:10.2f} {min(samples[lstm_jax]):7.1f}{same}"
 
 
 def instructions(hlo: str) -> Counter[str]:
-    """The instructions of a program without names of values and computations, with their counts."""
+    """Counts the instructions of a program, without names of values and computations and metadata."""
     lines = re.findall(r"^\s+(?:ROOT )?%?[\w.-]+ = .*", hlo, re.M)
     without_metadata = (re.sub(r", metadata=\{[^}]*\}", "", line) for line in lines)
     return Counter(
@@ -127,7 +133,7 @@ def instructions(hlo: str) -> Counter[str]:
 
 
 def page_faults(run: Callable[[], Any], calls: int = 5) -> float:
-    """Counts those of one call, after a few that settle what the allocator keeps."""
+    """Returns the mean number of page faults per call, after three calls to warm up the allocator."""
     for _ in range(3):
         run()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

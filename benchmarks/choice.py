@@ -1,11 +1,11 @@
-"""How good the choice of ``auto`` between rows and columns is on CPU, over many sizes.
+"""Evaluates how well ``auto`` selects a backend on CPU, over many sizes.
 
     python -m benchmarks.choice [--T 1 2 8] [--B 1 8] [--H 64 128] [--rounds 5] [--json choice.json]
 
-At each size both backends that ``auto`` may choose are timed, in turns: a forward call, a rollout (16 calls
-in an outer scan, as in reinforcement learning; for T up to 8), and a forward and backward pass. At T = 1
-``scan`` is timed too. Prints the time of the chosen one over that of the best, and for each pass the
-geometric mean.
+At each size the two backends that ``auto`` selects from are timed in interleaved rounds: a forward pass, a
+rollout (16 calls in an outer scan, as in reinforcement learning, for T up to 8), and a forward and backward
+pass. At T = 1, ``scan`` is timed too. Prints the time of the selected backend over the time of the fastest,
+and the geometric mean of this ratio for each pass.
 """
 
 import argparse
@@ -26,9 +26,10 @@ from lstm_jax import LSTMState, lstm
 from lstm_jax.backends import cpu
 from lstm_jax.backends.problem import Operands
 
-MOST = 128 * 32 * 512**2
-"""The largest T · B · H² that is measured."""
+MAX_SIZE = 128 * 32 * 512**2
+"""Maximum T · B · H² that is measured."""
 CALLS = 16
+"""Number of calls of a rollout."""
 
 
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
@@ -41,12 +42,10 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     print(heading(environment()))
-    print(
-        "   T    B     H  pass          xla      cpu     scan  ms; chosen, and its time over the best"
-    )
+    print("   T    B     H  pass      xla ms   cpu ms  scan ms  selected  time over fastest")
     rows = []
     for T, B, H in itertools.product(args.T, args.B, args.H):
-        if T * B * H**2 > MOST:
+        if T * B * H**2 > MAX_SIZE:
             continue
         for name, function in PASSES.items():
             if name != "rollout" or T <= 8:
@@ -58,13 +57,13 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         ratios = [row["ratio"] for row in rows if row["pass"] == name]
         if ratios:
             mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-            worst = sum(ratio > 1.15 for ratio in ratios)
-            print(f"{name}: geometric mean {mean:.3f}, above 1.15 {worst} of {len(ratios)}")
+            slow = sum(ratio > 1.15 for ratio in ratios)
+            print(f"{name}: geometric mean {mean:.3f}, {slow} of {len(ratios)} above 1.15")
     return rows
 
 
 def measure(problem: Problem, name: str, function: Callable[..., Any], rounds: int) -> dict:
-    """One row: the least time of each backend, in milliseconds."""
+    """Measures one row: the minimum time of each backend, in milliseconds."""
     params, xs, cotangent = arrays(problem)
     runs = {}
     for backend in ("xla", "cpu", *(["scan"] if problem.T == 1 else [])):
@@ -78,7 +77,7 @@ def measure(problem: Problem, name: str, function: Callable[..., Any], rounds: i
 
 
 def choice(problem: Problem, step: str) -> str:
-    """The backend that ``auto`` runs the step with."""
+    """Returns the backend that ``auto`` selects for the step."""
     params, xs, _ = arrays(problem)
     zero = jnp.zeros((problem.B, problem.H))
     state = LSTMState(zero, zero)
@@ -86,15 +85,15 @@ def choice(problem: Problem, step: str) -> str:
 
 
 def forward(backend: str, params: Any, xs: jax.Array, cotangent: jax.Array) -> Any:
-    """One call."""
+    """Computes the hidden states of one call."""
     return lstm(params, xs, backend=backend)[1]
 
 
 def rollout(backend: str, params: Any, xs: jax.Array, cotangent: jax.Array) -> Any:
-    """Calls one after another, each of which starts from the state that the last one left."""
+    """Runs calls one after another, each from the final state of the call before."""
 
     def call(state: LSTMState, n: jax.Array) -> tuple[LSTMState, jax.Array]:
-        # Other inputs in every call: XLA would project equal ones once for all calls.
+        # The inputs differ in every call. XLA would project equal inputs only once.
         return lstm(params, xs + n, state, backend=backend)
 
     zero = jnp.zeros(cotangent.shape[1:])
@@ -102,7 +101,7 @@ def rollout(backend: str, params: Any, xs: jax.Array, cotangent: jax.Array) -> A
 
 
 def gradient(backend: str, params: Any, xs: jax.Array, cotangent: jax.Array) -> Any:
-    """The gradient by weights and inputs."""
+    """Computes the gradient with respect to weights and inputs."""
 
     def loss(params: Any, xs: jax.Array) -> jax.Array:
         return (forward(backend, params, xs, cotangent) * cotangent).sum()
@@ -114,12 +113,12 @@ PASSES = {"forward": forward, "rollout": rollout, "gradient": gradient}
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row as text."""
+    """Formats a row."""
     times = [row["ms"].get(backend) for backend in ("xla", "cpu", "scan")]
     cells = " ".join(f"{'-':>8}" if t is None else f"{t:8.3f}" for t in times)
     return (
         f"{row['T']:4} {row['B']:4} {row['H']:5}  {row['pass']:8} {cells}  "
-        f"{row['chosen']} {row['ratio']:.2f}"
+        f"{row['chosen']:8}  {row['ratio']:.2f}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Our LSTM and the others, each with the conversion of our weights to its own.
+"""LSTMs of this project and of other JAX libraries, each with a conversion of ``LSTMParams`` to its weights.
 
-A builder takes the problem and raises ``ImportError`` if its library is not installed.
+A builder takes the problem, and raises ``ImportError`` if its library is not installed.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,9 +18,9 @@ class Model(NamedTuple):
     """An LSTM written in JAX.
 
     Attributes:
-      convert: our weights to the library's. Its transpose brings the gradient back.
+      convert: Converts ``LSTMParams`` to the weights of the library. Its transpose converts gradients back.
       apply: ``(weights, xs) -> hs``.
-      batch_major: xs and hs are ``[B, T, ...]``.
+      batch_major: Whether xs and hs are ``[B, T, ...]``.
     """
 
     convert: Callable[[LSTMParams], Any]
@@ -29,30 +29,30 @@ class Model(NamedTuple):
 
 
 def ours(problem: Problem, **keywords: Any) -> Model:
-    """Ours, with keywords of ``lstm``."""
+    """Returns the model ``lstm`` of this project. ``keywords`` are passed to ``lstm``."""
     return Model(lambda params: params, lambda params, xs: lstm(params, xs, **keywords)[1])
 
 
 def our_cell(problem: Problem) -> Model:
-    """``lstm_cell`` as the body of the user's own scan."""
+    """Returns ``lstm_cell`` of this project, as the body of ``jax.lax.scan``."""
 
     def apply(params: LSTMParams, xs: jax.Array) -> jax.Array:
-        wide = jnp.zeros((problem.B, problem.H), jnp.promote_types(problem.dtype, jnp.float32))
-        return jax.lax.scan(partial(lstm_cell, params), LSTMState(wide, zeros(problem)), xs)[1]
+        C = jnp.zeros((problem.B, problem.H), jnp.promote_types(problem.dtype, jnp.float32))
+        return jax.lax.scan(partial(lstm_cell, params), LSTMState(C, zeros(problem)), xs)[1]
 
     return Model(lambda params: params, apply)
 
 
 def zeros(problem: Problem) -> jax.Array:
-    """An initial state, in the problem's dtype: some libraries would start from float32."""
+    """Returns zeros ``[B, H]`` in the problem's dtype. Some libraries would use float32 by default."""
     return jnp.zeros((problem.B, problem.H), problem.dtype)
 
 
 def linen(problem: Problem, time_major: bool) -> Model:
-    """``flax.linen``: eight matrices by name; the bias is with the recurrent ones."""
+    """Returns the LSTM of ``flax.linen``, which has eight named matrices and four biases."""
     from flax import linen as nn
 
-    empty = nn.initializers.zeros_init()  # the default is a QR decomposition, not in bfloat16
+    empty = nn.initializers.zeros_init()  # the default needs a QR decomposition, not in bfloat16
     cell = nn.OptimizedLSTMCell(
         problem.H, dtype=problem.dtype, param_dtype=problem.dtype, recurrent_kernel_init=empty
     )
@@ -73,10 +73,10 @@ def linen(problem: Problem, time_major: bool) -> Model:
 
 
 def nnx(problem: Problem) -> Model:
-    """``flax.nnx``: packed i, f, g, o as ours."""
+    """Returns the LSTM of ``flax.nnx``, which packs the gates in the same order i, f, g, o."""
     from flax import nnx
 
-    empty = nnx.initializers.zeros_init()  # the weights are replaced, and QR takes its time
+    empty = nnx.initializers.zeros_init()  # the weights are replaced, so this avoids a slow QR
     cell = nnx.OptimizedLSTMCell(
         problem.I,
         problem.H,
@@ -103,7 +103,7 @@ def nnx(problem: Problem) -> Model:
 
 
 def haiku(problem: Problem) -> Model:
-    """``haiku``: one matrix for ``[x, h]``, gates i, g, f, o, and 1 added to the forget gate."""
+    """Returns the LSTM of Haiku, with one matrix for ``[x, h]``, gates i, g, f, o, and 1 added to f."""
     import haiku as hk
 
     def unroll(xs: jax.Array) -> jax.Array:
@@ -126,7 +126,7 @@ def haiku(problem: Problem) -> Model:
 
 
 def equinox(problem: Problem) -> Model:
-    """``equinox``: a cell of one sequence, so scanned and vmapped; weights transposed."""
+    """Returns the LSTM cell of Equinox under ``scan`` and ``vmap``. Its weights are transposed."""
     import equinox as eqx
 
     cell = eqx.nn.LSTMCell(problem.I, problem.H, key=jax.random.key(0))
@@ -146,7 +146,7 @@ def equinox(problem: Problem) -> Model:
 
 
 def torch_weights(params: LSTMParams) -> dict[str, jax.Array]:
-    """``torch.nn.LSTM``: gates i, f, g, o, transposed, and two biases that are added."""
+    """Converts weights to ``torch.nn.LSTM``: gates i, f, g, o, transposed, and two biases that it adds."""
     return {
         "weight_ih_l0": params.w_x.T,
         "weight_hh_l0": params.w_h.T,
@@ -162,4 +162,4 @@ PEERS: Mapping[str, Callable[[Problem], Model]] = {
     "haiku": haiku,
     "equinox": equinox,
 }
-"""The peers in JAX; :mod:`benchmarks.subjects` adds torch."""
+"""The other JAX libraries. :mod:`benchmarks.subjects` adds torch."""

@@ -1,11 +1,12 @@
-"""What the trainer costs around its steps: the loop, and saving.
+"""Measures the overhead of the training loop and of checkpoints over the compiled training steps.
 
     python -m benchmarks.overhead [--rounds N]
 
-Three ways to run the same compiled steps, in rounds, in one process: bare (one batch that lies on the
-device, again and again); in the trainer's loop (fresh batches, metrics, a line every 100 steps); and
-in the loop with a checkpoint every 100 steps. The first two are wanted at a step of about 1 ms, the
-last two at about 10 ms. The final evaluation and compilation are left out of all.
+The same compiled steps are run in three ways, in rounds, in one process: bare, on one batch that is on the
+device already; in the training loop, with new batches, metrics and a log line every 100 steps; and in the
+training loop with a checkpoint every 100 steps. The loop's overhead is of interest for steps of about 1 ms,
+and the overhead of checkpoints for steps of about 10 ms. Compilation and the final evaluation are not
+included.
 """
 
 import argparse
@@ -31,16 +32,16 @@ from lstm_jax.training.program import Program, make_program
 from lstm_jax.training.run import Hook
 
 SIZES = {"1 ms": (64, 16, 16, 10), "10 ms": (160, 32, 32, 10)}
-"""Hidden size, batch, sequence length, steps a dispatch."""
-WARM = 100
+"""Hidden size, batch size, sequence length and steps per dispatch, by the approximate time of a step."""
+WARMUP_STEPS = 100
 
 
-class Timed(Hook):
-    """Notes when the first hundred steps and the last ones were done."""
+class Timer(Hook):
+    """Records the time after the warm-up steps, and the time before the last dispatch."""
 
     def before_steps(self, run, first, n):
-        """Waits for the device where the measured steps begin and end."""
-        if first == WARM + 1:
+        """Waits for the device at the start and at the end of the measured steps."""
+        if first == WARMUP_STEPS + 1:
             jax.block_until_ready(run.state)
             self.started = time.perf_counter()
         if first == run.config.train.steps - n + 1:
@@ -49,7 +50,7 @@ class Timed(Hook):
 
 
 def experiment_of(size: str, steps: int, checkpoint_every: int) -> Experiment:
-    """A character model on the text that comes with Python."""
+    """Returns the config of a character model, trained on a text from Python's standard library."""
     H, B, T, n = SIZES[size]
     return Experiment(
         name="overhead",
@@ -67,7 +68,7 @@ def experiment_of(size: str, steps: int, checkpoint_every: int) -> Experiment:
 
 
 def bare(experiment: Experiment, dataset: Dataset, program: Program) -> float:
-    """Seconds a step of the compiled function alone."""
+    """Returns the seconds per step of the compiled function without the training loop."""
     n, steps = experiment.train.steps_per_dispatch, experiment.train.steps
     assert dataset.batch is not None
     rows = np.arange(experiment.data.batch_size)
@@ -75,34 +76,34 @@ def bare(experiment: Experiment, dataset: Dataset, program: Program) -> float:
     state = program.init()
     for done in range(n, steps + 1, n):
         state, _ = program.train_steps(state, batch)
-        if done == WARM:
+        if done == WARMUP_STEPS:
             jax.block_until_ready(state)
-            began = time.perf_counter()
+            start = time.perf_counter()
         if done == steps - n:
             jax.block_until_ready(state)
-            return (time.perf_counter() - began) / (steps - n - WARM)
+            return (time.perf_counter() - start) / (steps - n - WARMUP_STEPS)
     raise AssertionError
 
 
-def in_the_loop(experiment: Experiment, dataset: Dataset) -> float:
-    """Seconds a step of the same in the trainer."""
-    timed = Timed()
+def in_training_loop(experiment: Experiment, dataset: Dataset) -> float:
+    """Returns the seconds per step in the training loop."""
+    timer = Timer()
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(io.StringIO()):
         experiment = replace(experiment, workdir=Path(name) / "run")
-        fit(experiment, dataset=dataset, hooks=[*default_hooks(experiment), timed])
+        fit(experiment, dataset=dataset, hooks=[*default_hooks(experiment), timer])
     run = experiment.train
-    return (timed.ended - timed.started) / (run.steps - run.steps_per_dispatch - WARM)
+    return (timer.ended - timer.started) / (run.steps - run.steps_per_dispatch - WARMUP_STEPS)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Prints a line a size."""
+    """Runs the command line and prints a line per size."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1100)
     arguments = parser.parse_args(argv)
     steps = arguments.steps
     for size in SIZES:
-        plain, saving = (experiment_of(size, steps, every) for every in (steps, 100))
+        plain, checkpointed = (experiment_of(size, steps, every) for every in (steps, 100))
         dataset = make_dataset(plain)
         program = make_program(plain, dataset, jax.devices())
         samples = []
@@ -112,16 +113,16 @@ def main(argv: list[str] | None = None) -> None:
                 samples.append(
                     (
                         bare(plain, dataset, program),
-                        in_the_loop(plain, dataset),
-                        in_the_loop(saving, dataset),
+                        in_training_loop(plain, dataset),
+                        in_training_loop(checkpointed, dataset),
                     )
                 )
-        step, loop, saved = (1e3 * median(column) for column in zip(*samples, strict=True))
-        around = median(s[1] / s[0] for s in samples) - 1
-        saves = median(s[2] / s[1] for s in samples) - 1
+        bare_ms, loop_ms, saving_ms = (1e3 * median(s) for s in zip(*samples, strict=True))
+        loop_overhead = median(s[1] / s[0] for s in samples) - 1
+        saving_overhead = median(s[2] / s[1] for s in samples) - 1
         print(
-            f"a step of {step:.2f} ms; in the loop {loop:.2f} ms ({around:+.1%}); with a checkpoint "
-            f"every 100 steps {saved:.2f} ms ({saves:+.1%})",
+            f"bare step {bare_ms:.2f} ms; in the training loop {loop_ms:.2f} ms ({loop_overhead:+.1%}); "
+            f"with a checkpoint every 100 steps {saving_ms:.2f} ms ({saving_overhead:+.1%})",
             flush=True,
         )
 

@@ -1,6 +1,7 @@
-"""Our LSTM beside others: the same weights and inputs, compared first, then timed in turns.
+"""Compares this project with other LSTM implementations, on the same weights and inputs.
 
-``python -m benchmarks.peers`` prints a table and, with ``--json FILE``, keeps every sample.
+Results are compared first, and then all implementations are timed in interleaved rounds.
+``python -m benchmarks.peers`` prints a table. ``--json FILE`` also stores every sample.
 """
 
 import argparse
@@ -37,11 +38,11 @@ GPU_SHAPES = [
     (256, 64, 2048, 2048),
 ]
 TOLERANCE = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 0.2}
-"""Of the largest error over the largest value; a gate in a wrong place gives about 1."""
+"""Tolerance of the maximum error relative to the maximum value. With gates in a wrong order it is about 1."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs the command line, prints the table and returns what goes to the JSON."""
+    """Runs the command line, prints the table and returns the content of the JSON file."""
     args = parser().parse_args(argv)
     passes = (FORWARD,) if args.direction == "forward" else (FORWARD, BOTH)
     set_tf32(args.tf32)
@@ -56,29 +57,29 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         measured = measure(problem, passes, args)
         record["shapes"].append(measured)
         print("\n" + table(problem, measured), flush=True)
-        if args.json:  # after every shape: what was measured is kept if a later one fails
+        if args.json:  # after every shape, in case a later shape fails
             args.json.write_text(json.dumps(record, indent=1))
     return record
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Returns the parser of the command line."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     p.add_argument("--shapes", nargs="+", type=sizes, metavar="T,B,I,H")
-    p.add_argument("--repeats", type=int, default=20, help="rounds")
-    p.add_argument("--json", type=Path, metavar="FILE", help="where every sample goes")
-    p.add_argument("--backend", default="auto", help="the one of ours that ratios are against")
+    p.add_argument("--repeats", type=int, default=20, help="number of rounds")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write every sample to this file")
+    p.add_argument("--backend", default="auto", help="backend of the first row, the base of ratios")
     p.add_argument(
         "--direction", choices=["both", "forward"], default="both", help="with gradients or without"
     )
     p.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    p.add_argument("--tf32", action="store_true", help="on a GPU, for all; else full float32")
-    p.add_argument("--gemm", type=int, metavar="N", help="size of the product that gives the bound")
+    p.add_argument("--tf32", action="store_true", help="allow TF32 on GPUs, for all libraries")
+    p.add_argument("--gemm", type=int, metavar="N", help="size of the product for the bound")
     return p
 
 
 def set_tf32(allow: bool) -> None:
-    """TF32 for everyone or for no one. On other platforms than GPUs there is nothing to set."""
+    """Allows or disallows TF32 in JAX and torch. It has no effect on platforms other than GPUs."""
     if jax.default_backend() != "gpu":
         return
     jax.config.update("jax_default_matmul_precision", "tensorfloat32" if allow else "highest")
@@ -91,10 +92,10 @@ def set_tf32(allow: bool) -> None:
 
 
 def rows(backend: str) -> dict[str, Callable[[Problem, tuple[str, ...]], Subject]]:
-    """What makes the subject of each row; the first is the one that ratios are against."""
+    """Returns the builder of each row's subject, by name. The first row is the base of ratios."""
     on_gpu = jax.default_backend() == "gpu"
-    wanted = [backend, "auto", "xla", "scan", "cudnn"] if on_gpu else [backend, "scan"]
-    builders = {f"lstm_jax {b}": partial(models.ours, backend=b) for b in dict.fromkeys(wanted)}
+    names = [backend, "auto", "xla", "scan", "cudnn"] if on_gpu else [backend, "scan"]
+    builders = {f"lstm_jax {b}": partial(models.ours, backend=b) for b in dict.fromkeys(names)}
     builders["lstm_cell in a scan"] = models.our_cell
 
     def in_jax(build: Any) -> Callable[[Problem, tuple[str, ...]], Subject]:
@@ -123,68 +124,68 @@ def measure(problem: Problem, passes: tuple[str, ...], args: Any) -> dict[str, A
             result["rows"][name] = {"status": notes[name]}
             continue
         result["rows"][name] = {"status": "ok", "error": errors[name]} | {
-            p: figures(problem, p, samples[name, p], samples[names[0], p], rate, built[name])
+            p: metrics(problem, p, samples[name, p], samples[names[0], p], rate, built[name])
             for p in passes
         }
     return result
 
 
 def default_gemm() -> int:
-    """Large enough that more would not raise the rate."""
+    """Returns a size of a square product that is large enough to reach the maximum rate."""
     return 2048 if jax.default_backend() == "cpu" else 8192
 
 
 def build(
     problem: Problem, passes: tuple[str, ...], backend: str
 ) -> tuple[dict[str, Subject], dict[str, str]]:
-    """The subjects that could be built, and why the others could not."""
+    """Builds the subjects. Returns them by name, and the reasons for those that cannot be built."""
     built, notes = {}, {}
     for name, make in rows(backend).items():
         try:
             built[name] = make(problem, passes)
         except ImportError:
             notes[name] = "not installed"
-        except Exception as error:  # one peer's failure must not cost the others' figures
+        except Exception as error:  # a failure of one library must not prevent the other rows
             notes[name] = f"failed: {type(error).__name__}: {str(error).splitlines()[0]}"
     return built, notes
 
 
 def compare(built: dict[str, Subject], tolerance: float) -> dict[str, float]:
-    """The largest error of each, relative to the first; a peer that computes another thing raises.
+    """Returns the maximum relative error of each subject, with the first as the reference.
 
     Raises:
-      ValueError: naming the peer, the array and the error.
+      ValueError: If an error exceeds ``tolerance``. The message names the subject, the array and the error.
     """
     results = {
         name: {k: v for get in subject.results.values() for k, v in get().items()}
         for name, subject in built.items()
     }
-    want = next(iter(results.values()))
+    expected = next(iter(results.values()))
     errors = {}
     for name, got in results.items():
-        each = relative_errors(got, want)
-        worst = max(each, key=lambda k: each[k])
-        if each[worst] > tolerance:
+        by_array = relative_errors(got, expected)
+        worst = max(by_array, key=lambda k: by_array[k])
+        if by_array[worst] > tolerance:
             raise ValueError(
-                f"{name} differs from {next(iter(results))} in {worst} by {each[worst]:.1e} of "
-                f"the largest value, more than {tolerance:.0e}: the weights are converted wrongly."
+                f"expected {name} to equal {next(iter(results))} to {tolerance:.0e} of the maximum value, "
+                f"got a difference in {worst} of {by_array[worst]:.1e}; check the conversion of the weights."
             )
-        errors[name] = each[worst]
+        errors[name] = by_array[worst]
     return errors
 
 
 def relative_errors(
-    got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]
+    got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """The largest error of each array of ``want``, relative to its largest value. NaN gives infinity."""
+    """Returns the maximum error of each array, relative to its maximum value. For NaN it is infinite."""
     errors = {}
-    for name, value in want.items():
+    for name, value in expected.items():
         error = float(np.abs(np.asarray(got[name], np.float64) - value).max() / np.abs(value).max())
         errors[name] = float("inf") if np.isnan(error) else error
     return errors
 
 
-def figures(
+def metrics(
     problem: Problem,
     name: str,
     samples: list[float],
@@ -192,7 +193,7 @@ def figures(
     rate: float,
     subject: Subject,
 ) -> dict[str, Any]:
-    """Of one row and pass."""
+    """Returns the metrics of one row and pass."""
     temp = subject.temp_bytes.get(name)
     return {
         "min_ms": min(samples),
@@ -206,19 +207,19 @@ def figures(
     }
 
 
-LEGEND = """milliseconds
-ratio: to the first row, median over the rounds. bound: its share of min, FLOP over the GEMM's rate.
-compile: seconds. memory: temporaries of the gradient, in MB and in arrays of [T, B, H].
-error: the largest against the first row, relative to the largest value."""
+LEGEND = """times in milliseconds
+ratio: time over the first row's, median over rounds. bound: (FLOP of the products / GEMM rate) over min.
+compile: seconds. temp memory: temporaries of the gradient, in MB and in arrays [T, B, H].
+error: maximum difference from the first row, relative to the maximum value."""
 
 
 def table(problem: Problem, measured: dict[str, Any]) -> str:
-    """One shape's rows, as text."""
+    """Formats the rows of one shape."""
     rate = measured["gemm_flop_per_s"]
     bounds = [f"{1e3 * problem.flop(p) / rate:.3g} ms {p}" for p in (FORWARD, BOTH)]
     lines = [
         f"{problem}    GEMM {rate / 1e9:,.0f} GFLOP/s; bound {', '.join(bounds)}",
-        f"{'':23}{'forward':^28} {BOTH:^28}  {'compile':^13}{'memory':^15}",
+        f"{'':23}{'forward':^28} {BOTH:^28}  {'compile':^13}{'temp memory':^15}",
         f"{'':23}{TIMES} {TIMES}  {'fwd':>6} {'both':>6}{'MB':>8} {'[TBH]':>6}{'error':>9}",
     ]
     for name, row in measured["rows"].items():
@@ -238,7 +239,7 @@ TIMES = f"{'min':>8}{'median':>8}{'ratio':>6}{'bound':>6}"
 
 
 def times(row: dict[str, Any]) -> str:
-    """The four columns of one pass."""
+    """Formats the four columns of one pass."""
     if not row:
         return cell(None, 8) * 2 + cell(None, 6) * 2
     share = f"{row['share_of_bound']:6.0%}"
@@ -248,7 +249,7 @@ def times(row: dict[str, Any]) -> str:
 
 
 def cell(value: float | None, width: int, digits: int = 2) -> str:
-    """A number, with as many digits as there is room for; a dash for None."""
+    """Formats a number with up to ``digits`` decimals, and None as a dash."""
     if value is None:
         return f"{'-':>{width}}"
     digits = min(digits, max(0, 4 - len(str(int(value)))))

@@ -1,4 +1,4 @@
-"""One size of LSTM, its arrays, and the work in it."""
+"""The sizes and the arrays of a benchmark."""
 
 import argparse
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from lstm_jax import LSTMParams, init_lstm
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of sequences through one layer.
+    """The sizes of a layer and of its batch of sequences.
 
     Attributes:
-      T: time steps.
-      B: batch size.
-      I: input size.
-      H: hidden size.
-      dtype: of weights, inputs and outputs.
+      T: Time steps.
+      B: Batch size.
+      I: Input size.
+      H: Hidden size.
+      dtype: Dtype of weights, inputs and outputs.
     """
 
     T: int
@@ -32,24 +32,27 @@ class Problem:
     def __str__(self) -> str:
         return f"T {self.T}  B {self.B}  I {self.I}  H {self.H}"
 
-    def flop(self, what: str) -> int:
-        """Of the matrix products: the backward pass has twice those of the forward pass."""
+    def flop(self, name: str) -> int:
+        """Returns the FLOP of the matrix products of a pass, "forward" or "forward + backward".
+
+        The backward pass has twice the FLOP of the forward pass.
+        """
         forward = 8 * self.T * self.B * self.H * (self.I + self.H)
-        return forward if what == "forward" else 3 * forward
+        return forward if name == "forward" else 3 * forward
 
     @property
     def array_bytes(self) -> int:
-        """Of one array ``[T, B, H]``."""
+        """The size of an array ``[T, B, H]``, in bytes."""
         return self.T * self.B * self.H * jnp.dtype(self.dtype).itemsize
 
 
 class Arrays(NamedTuple):
-    """What every library computes on; time-major.
+    """The arrays that all libraries get, time-major.
 
     Attributes:
-      params: the weights.
-      xs: ``[T, B, I]``.
-      cotangent: ``[T, B, H]``, float32: the loss is ``sum(hs * cotangent)``.
+      params: The weights.
+      xs: Inputs ``[T, B, I]``.
+      cotangent: ``[T, B, H]`` in float32. The loss is ``sum(hs * cotangent)``.
     """
 
     params: LSTMParams
@@ -58,11 +61,11 @@ class Arrays(NamedTuple):
 
 
 def arrays(problem: Problem) -> Arrays:
-    """The same for the same problem, in every process."""
+    """Returns the arrays of a problem. They are deterministic, also across processes."""
     T, B, I, H = problem.T, problem.B, problem.I, problem.H
     rng = np.random.default_rng(0)
     params = init_lstm(jax.random.key(0), I, H)
-    # No gate may have the weights or the bias of another: a wrong order must show.
+    # The biases of the gates must differ, so that a wrong gate order is detected.
     params = params.replace(bias=params.bias + 0.5 * rng.standard_normal(4 * H, np.float32))
     params = jax.tree.map(lambda p: p.astype(problem.dtype), params)
     xs = jnp.asarray(rng.standard_normal((T, B, I), np.float32), problem.dtype)
@@ -70,7 +73,7 @@ def arrays(problem: Problem) -> Arrays:
 
 
 def sizes(text: str) -> tuple[int, int, int, int]:
-    """``"T,B,I,H"`` from a command line."""
+    """Parses ``"T,B,I,H"`` of the command line."""
     try:
         T, B, I, H = (int(part) for part in text.split(","))
     except ValueError:

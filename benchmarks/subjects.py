@@ -1,4 +1,4 @@
-"""What is timed: a model compiled for a problem, with its results in one form, to be compared."""
+"""Models that are compiled for a problem, ready to be timed and compared."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,14 +18,15 @@ FORWARD, BOTH = "forward", "forward + backward"
 
 @dataclass(frozen=True)
 class Subject:
-    """An LSTM ready to be timed.
+    """An LSTM that is ready to be timed. All attributes are dicts by pass (``FORWARD``, ``BOTH``).
 
     Attributes:
-      runs: by pass (``FORWARD``, ``BOTH``), a call that returns when its work is done: hs, or the
+      runs: Functions that run a pass and wait for its end. ``FORWARD`` computes hs. ``BOTH`` computes the
         loss and its gradient with respect to weights and xs.
-      results: by pass, what our ``lstm`` would return: ``{"hs": ...}``, or gradients by name.
-      compile_s: by pass, seconds; empty if nothing is compiled.
-      temp_bytes: by pass; empty if not known.
+      results: Functions that return the results of a pass in the form of this project's ``lstm``:
+        ``{"hs": ...}``, or gradients by name.
+      compile_s: Seconds to compile. Empty if nothing is compiled.
+      temp_bytes: Temporary memory in bytes. Empty if it is not known.
     """
 
     runs: dict[str, Callable[[], Any]]
@@ -40,10 +41,10 @@ def in_jax(
     passes: tuple[str, ...],
     compiler_options: Mapping[str, Any] | None = None,
 ) -> Subject:
-    """A model written in JAX."""
+    """Compiles a model that is written in JAX."""
     params, xs, cotangent = arrays(problem)
     weights = model.convert(params)
-    if model.batch_major:  # outside the timing: a batch-major user has such arrays
+    if model.batch_major:  # not timed, because a batch-major user has such arrays
         xs, cotangent = xs.swapaxes(0, 1), cotangent.swapaxes(0, 1)
 
     def loss(weights: Any, xs: jax.Array, cotangent: jax.Array) -> jax.Array:
@@ -67,7 +68,7 @@ def in_jax(
         _, (d_weights, dxs) = run(BOTH)
         return gradient_of_ours(model.convert, params, d_weights, time_major(dxs))
 
-    results = {FORWARD: lambda: {"hs": wide(time_major(run(FORWARD)))}, BOTH: gradient}
+    results = {FORWARD: lambda: {"hs": to_float64(time_major(run(FORWARD)))}, BOTH: gradient}
     return Subject(
         runs={p: lambda p=p: run(p) for p in passes},
         results={p: results[p] for p in passes},
@@ -77,7 +78,7 @@ def in_jax(
 
 
 def in_torch(problem: Problem, passes: tuple[str, ...]) -> Subject:
-    """``torch.nn.LSTM``, on the GPU if JAX is on one; not compiled, as its users run it."""
+    """Returns ``torch.nn.LSTM`` in eager mode, on the GPU if JAX uses one."""
     import torch
 
     on_gpu = jax.default_backend() == "gpu" and torch.cuda.is_available()
@@ -95,7 +96,7 @@ def in_torch(problem: Problem, passes: tuple[str, ...]) -> Subject:
             getattr(layer, name).copy_(tensor(value))
     names, weights = zip(*layer.named_parameters(), strict=True)
     xs, cotangent = tensor(data.xs), tensor(data.cotangent, torch.float32)
-    needing_gradient = xs.clone().requires_grad_()
+    xs_with_grad = xs.clone().requires_grad_()
 
     def forward() -> Any:
         with torch.no_grad():
@@ -104,8 +105,8 @@ def in_torch(problem: Problem, passes: tuple[str, ...]) -> Subject:
         return hs
 
     def both() -> Any:
-        loss = (layer(needing_gradient)[0].float() * cotangent).sum()
-        gradient = torch.autograd.grad(loss, (*weights, needing_gradient))
+        loss = (layer(xs_with_grad)[0].float() * cotangent).sum()
+        gradient = torch.autograd.grad(loss, (*weights, xs_with_grad))
         synchronize()
         return loss, gradient
 
@@ -114,24 +115,27 @@ def in_torch(problem: Problem, passes: tuple[str, ...]) -> Subject:
         by_name = dict(zip(names, d_weights, strict=True))
         return gradient_of_ours(torch_weights, data.params, by_name, dxs)
 
-    results = {FORWARD: lambda: {"hs": wide(to_jax(forward(), problem.dtype))}, BOTH: gradient}
+    results = {
+        FORWARD: lambda: {"hs": to_float64(to_jax(forward(), problem.dtype))},
+        BOTH: gradient,
+    }
     runs = {FORWARD: forward, BOTH: both}
     return Subject({p: runs[p] for p in passes}, {p: results[p] for p in passes}, {}, {})
 
 
 def to_jax(tensor: Any, dtype: str) -> jax.Array:
-    """By way of float32, which NumPy has."""
+    """Converts a tensor to a JAX array, by way of float32, because NumPy has no bfloat16."""
     return jnp.asarray(tensor.detach().float().cpu().numpy(), dtype)
 
 
 def gradient_of_ours(
     convert: Callable[[LSTMParams], Any], params: LSTMParams, d_weights: Any, dxs: jax.Array
 ) -> dict[str, np.ndarray]:
-    """The gradient in our layout, by the transpose of the conversion of the weights."""
+    """Converts a gradient to ``LSTMParams``, by the transpose of the conversion of the weights."""
     (d_params,) = jax.vjp(convert, params)[1](d_weights)
-    return {name: wide(d) for name, d in (vars(d_params) | {"xs": dxs}).items()}
+    return {name: to_float64(d) for name, d in (vars(d_params) | {"xs": dxs}).items()}
 
 
-def wide(array: jax.Array) -> np.ndarray:
-    """In float64, so that comparing adds no error of its own."""
+def to_float64(array: jax.Array) -> np.ndarray:
+    """Converts to float64, so that the comparison adds no rounding errors."""
     return np.asarray(array, np.float64)

@@ -1,22 +1,23 @@
-"""What a time step costs on TPUs, from the schedules of the real compiler, without a TPU.
+"""Estimates the cost of a time step on TPUs from the compiler's schedules, without a TPU.
 
     pip install -e '.[tpu-aot]'
     python -m benchmarks.tpu_static [--chips v5e v6e] [--sizes 128,1024 64,512] [--program] [--json FILE]
 
-A bundle is one instruction word of the core and takes one cycle to issue. Bundles are counted in
-the final schedule that the compiler writes, each loop's weighted by its trip count: each run first
-counts one loop rolled and unrolled, which must agree within a factor of two. The bytes are those
-that a step must move from and to HBM. Neither says how long the core waits for data that is late: a
-time from this table is a lower bound, ``max(bundles / clock, bytes / bandwidth)``, summed over the
-operations of a loop that XLA runs one after another.
+A bundle is an instruction word of the core, and takes one cycle to issue. Bundles are counted in the
+compiler's final schedule, with the bundles of each loop weighted by its trip count. To validate this, each
+run first counts the same loop rolled and unrolled, which must agree within a factor of two. The bytes are
+the data that a step must move from and to HBM. Neither includes the time that the core waits for data, so the
+time in the table is a lower bound: ``max(bundles / clock, bytes / bandwidth)``. For a loop of XLA it is
+summed over the operations, which run one after another.
 
-The rows ``jit(lstm)`` are the program that a user writes, ``jax.jit(lstm)`` and its gradient, with nothing
-but the sharding of its arguments to say which chip it is for. With ``--program`` there are no other rows.
+The rows ``jit(lstm)`` are ``jax.jit(lstm)`` and its gradient, as in a user's program, where only the sharding
+of the arguments specifies the chip. ``--program`` prints only these rows.
 
-The twin is the same kernel, same streams, with the gates taken out: its map is a maximum over the
-pre-activations. ``twin`` is the twin's bundles over the kernel's: how much of the element-wise work is
-hidden behind the matrix unit. ``share`` is ``max(twin, the streams)`` over the kernel's time. A share
-above 100 % would be an error of measurement, and exits 1.
+Each kernel is compared with a twin: the same kernel with the same data transfers, but with a maximum over the
+pre-activations instead of the gates. The column ``twin`` is the twin's bundles over the kernel's bundles,
+which shows how much of the element-wise work overlaps with the matrix unit. ``share`` is
+``max(time of the twin, time of the transfers)`` over the time of the kernel. A share above 100 % is a
+measurement error, and the exit code is then 1.
 """
 
 import argparse
@@ -35,7 +36,15 @@ from functools import partial
 
 @dataclass(frozen=True)
 class Chip:
-    """A core as JAX sees it; ``ghz`` is peak FLOP/s over the FLOP of a full bundle."""
+    """A core, as JAX sees it.
+
+    Attributes:
+      topology: Topology name for ``get_topology_desc``.
+      accelerator: Value of ``TPU_ACCELERATOR_TYPE``.
+      device_kind: The ``device_kind`` of the core.
+      ghz: Clock in GHz: peak FLOP/s over the FLOP of a full bundle.
+      gbs: HBM bandwidth in GB/s.
+    """
 
     topology: str
     accelerator: str
@@ -53,21 +62,21 @@ CHIPS = {
 }
 SIZES = [(128, 1024), (64, 512)]
 HEAD = "chip   B     H  backend     pass       bundles   HBM kB       us   twin  share  compile"
-PASSES = {  # the kernel's name: its pass, and how many bfloat16 arrays [B, H] it streams per step
+PASSES = {  # by name of the kernel: its pass, and the number of bfloat16 arrays [B, H] it moves per step
     "lstm_hs_C_z": ("forward", 4 + 1 + 2 + 4),
     "lstm_hs": ("infer", 5),
     "lstm_dz": ("backward", 4 + 2 + 1 + 4),
 }
-STEPS = 64  # of the kernels: a few blocks of time
-STEPS_XLA = 1024  # of XLA's loops: long enough that nothing of [T, ...] fits in VMEM
+STEPS = 64  # time steps of the kernels: a few blocks
+STEPS_XLA = 1024  # time steps of XLA's loops: arrays [T, ...] must not fit in VMEM
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compiles everything, a process a chip, and prints the table."""
+    """Compiles all programs, in a process per chip, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--chips", nargs="+", default=list(CHIPS), choices=CHIPS)
     parser.add_argument("--sizes", nargs="+", default=[f"{B},{H}" for B, H in SIZES], metavar="B,H")
-    parser.add_argument("--json", help="also write every figure here")
+    parser.add_argument("--json", metavar="FILE", help="also write the table as JSON")
     parser.add_argument("--program", action="store_true", help="only the rows of jit(lstm)")
     parser.add_argument("--child", choices=CHIPS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -84,14 +93,14 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump(rows, file, indent=1)
-    impossible = [row for row in rows if max(row.get("share", 0), row.get("twin", 0)) > 1]
-    for row in impossible:
-        print(f"above 100 %, so measured wrongly: {row}", file=sys.stderr)
-    return 1 if impossible else 0
+    invalid = [row for row in rows if max(row.get("share", 0), row.get("twin", 0)) > 1]
+    for row in invalid:
+        print(f"measurement error, twin or share is above 100 %: {row}", file=sys.stderr)
+    return 1 if invalid else 0
 
 
 def _run_child(chip: str, sizes: list[str], program: bool) -> Iterator[dict]:
-    """Environment variables must be there before jax is imported, and differ from chip to chip."""
+    """Measures a chip in a child process, because the environment must be set before jax is imported."""
     command = [sys.executable, "-m", "benchmarks.tpu_static", "--child", chip, "--sizes", *sizes]
     command += ["--program"] * program
     with tempfile.TemporaryDirectory() as dump:
@@ -109,11 +118,13 @@ def _run_child(chip: str, sizes: list[str], program: bool) -> Iterator[dict]:
             assert child.stdout is not None
             yield from (json.loads(line) for line in child.stdout if line.startswith("{"))
     if child.returncode:
-        raise SystemExit(f"{chip} failed; is libtpu there? pip install -e '.[tpu-aot]'")
+        raise SystemExit(
+            f"{chip} failed; if libtpu is not installed, run pip install -e '.[tpu-aot]'"
+        )
 
 
 def _measure_chip(name: str, sizes: list[tuple[int, ...]], program: bool) -> None:
-    """In the child: one JSON object a line."""
+    """Prints the rows of a chip, as one JSON object per line. It runs in the child process."""
     import jax
     import numpy as np
     from jax.experimental import topologies
@@ -130,7 +141,7 @@ def _measure_chip(name: str, sizes: list[tuple[int, ...]], program: bool) -> Non
 
 
 def _check_counting(mesh) -> None:
-    """The same eight steps, rolled and unrolled, are about as many bundles by our count."""
+    """Checks that the counted bundles of a loop of eight steps, rolled and unrolled, are about equal."""
     import jax
     import jax.numpy as jnp
     from jax.experimental import pallas as pl
@@ -153,14 +164,17 @@ def _check_counting(mesh) -> None:
         out = jax.ShapeDtypeStruct(h.shape, h.dtype)
         jax.jit(pl.pallas_call(body, out_shape=out, name=name)).lower(h, w).compile()
         bundles[name] = _bundles(name, outermost=1)
-    if not 1 / 2 < bundles["rolled"] / bundles["unrolled"] < 2:  # counted once it would be 1 / 8
+    if (
+        not 1 / 2 < bundles["rolled"] / bundles["unrolled"] < 2
+    ):  # 1 / 8 if the trip count is not found
         raise RuntimeError(
-            f"loops are counted wrongly, {bundles}: has the compiler's text changed?"
+            f"expected about the same number of bundles, got {bundles}; the format of the compiler's "
+            "schedules may have changed."
         )
 
 
 def _problem(mesh, T: int, B: int, H: int, spec):
-    """Settings, operands, saved arrays and cotangents, as shapes, in bfloat16."""
+    """Returns settings, operands, residuals and cotangents in bfloat16, as shapes."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
@@ -168,19 +182,19 @@ def _problem(mesh, T: int, B: int, H: int, spec):
     from lstm_jax import LSTMState, init_lstm
     from lstm_jax.backends.problem import Operands, Residuals, Settings
 
-    def of(shape, dtype=jnp.bfloat16):
+    def array(shape, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
     params = jax.eval_shape(lambda: init_lstm(jax.random.key(0), H, H))
-    params = jax.tree.map(lambda a: of(a.shape), params)
-    state = LSTMState(of((B, H), jnp.float32), of((B, H)))
-    operands = Operands(params, of((T, B, H)), state, state)
-    saved = Residuals(of((T, B, H), jnp.float32), of((T, B, 4 * H)))
-    return Settings(spec), operands, saved, (state, of((T, B, H)))
+    params = jax.tree.map(lambda a: array(a.shape), params)
+    state = LSTMState(array((B, H), jnp.float32), array((B, H)))
+    operands = Operands(params, array((T, B, H)), state, state)
+    residuals = Residuals(array((T, B, H), jnp.float32), array((T, B, 4 * H)))
+    return Settings(spec), operands, residuals, (state, array((T, B, H)))
 
 
 def _programs(chip: Chip, mesh, B: int, H: int):
-    """Rows of the kernels in ``jax.jit(lstm)`` and in its gradient."""
+    """Yields the rows of the kernels in ``jax.jit(lstm)`` and in its gradient."""
     import jax
     import jax.numpy as jnp
 
@@ -190,7 +204,7 @@ def _programs(chip: Chip, mesh, B: int, H: int):
     settings, operands, _, _ = _problem(mesh, STEPS, B, H, LSTMSpec())
     if tpu.unsupported_reason(settings, operands, chip.device_kind) is not None:
         return
-    steps = tpu._plan(operands, tpu.vmem_of(chip.device_kind)).steps
+    steps = tpu._choose_plan(operands, tpu.vmem_of(chip.device_kind)).steps
 
     def loss(params, xs):
         return (lstm(params, xs)[1].astype(jnp.float32) ** 2).sum()
@@ -214,7 +228,7 @@ def _programs(chip: Chip, mesh, B: int, H: int):
 
 
 def _kernels(chip: Chip, mesh, B: int, H: int):
-    """Rows of the kernel's three passes, each beside its twin."""
+    """Yields the rows of the kernels of the three passes, each compared with its twin."""
     import jax
     import jax.numpy as jnp
 
@@ -222,14 +236,14 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
     from lstm_jax.backends import tpu
 
     class Twin(LSTMSpec):
-        """No gates: what is left is the product and the streams."""
+        """A cell without gates, which leaves the product and the data transfers."""
 
         def pointwise(self, params, C, z):
             return C, _largest(*jnp.split(z, 4, axis=-1))
 
     @jax.custom_jvp
     def _largest(a, b, c, d):
-        """A maximum cannot be merged into the product; its tangent here is a sum, which is cheap."""
+        """Returns the maximum, which cannot be merged into the product. Its tangent is a cheap sum."""
         return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
 
     _largest.defjvp(lambda primals, tangents: (_largest(*primals), sum(tangents)))
@@ -239,17 +253,17 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
     if reason is not None:
         yield {"backend": "tpu", "pass": "all", "refused": reason}
         return
-    plan = tpu._plan(problem[1], tpu.vmem_of(chip.device_kind))
+    plan = tpu._choose_plan(problem[1], tpu.vmem_of(chip.device_kind))
     assert STEPS % plan.steps == 0
     least_twin = {}
     for kernel, (kind, arrays) in PASSES.items():
         bytes_a_step = arrays * B * H * 2
         bundles, seconds = {}, {}
         for spec in (LSTMSpec(), Twin()):
-            settings, operands, saved, cts = _problem(mesh, STEPS, B, H, spec)
+            settings, operands, residuals, cts = _problem(mesh, STEPS, B, H, spec)
             function = getattr(tpu, kind)
             hs = operands.xs
-            given = (operands, hs, saved, cts) if kind == "backward" else (operands,)
+            given = (operands, hs, residuals, cts) if kind == "backward" else (operands,)
 
             def run(*given, function=function, settings=settings):
                 return function(settings, *given, device_kind=chip.device_kind)
@@ -258,26 +272,26 @@ def _kernels(chip: Chip, mesh, B: int, H: int):
             jax.jit(run).lower(*given).compile()
             seconds[type(spec)] = time.time() - start
             bundles[type(spec)] = _bundles(kernel, outermost=STEPS // plan.steps) / STEPS
-        # That of the forward pass does all that inference has to do, and now and then in less.
+        # The forward twin includes the work of the inference twin, and sometimes has fewer bundles.
         least_twin[kind] = bundles[Twin]
         twin = min(least_twin.values()) if kind == "infer" else bundles[Twin]
-        mine = bundles[LSTMSpec]
+        kernel_bundles = bundles[LSTMSpec]
         streams = bytes_a_step / chip.gbs / 1e3
-        us = max(mine / chip.ghz / 1e3, streams)
+        us = max(kernel_bundles / chip.ghz / 1e3, streams)
         yield {
             "backend": "tpu",
             "pass": kind,
-            "bundles": round(mine),
+            "bundles": round(kernel_bundles),
             "bytes": bytes_a_step,
             "us": us,
-            "twin": twin / mine,
+            "twin": twin / kernel_bundles,
             "share": max(twin / chip.ghz / 1e3, streams) / us,
             "compile_s": seconds[LSTMSpec],
         }
 
 
 def _loops(chip: Chip, mesh, B: int, H: int):
-    """Rows of the XLA backends: what stands in the body of their while loops."""
+    """Yields the rows of the XLA backends: the cost of the bodies of their while loops."""
     import jax
     import jax.numpy as jnp
 
@@ -312,7 +326,7 @@ def _loops(chip: Chip, mesh, B: int, H: int):
 
 
 def _cost_of_body(text: str, body: str, chip: Chip) -> tuple[float, int, float]:
-    """Bundles, HBM bytes and least microseconds of one iteration: its operations in a row."""
+    """Returns bundles, HBM bytes and minimum microseconds of an iteration, summed over its operations."""
     lines = text[text.index(f"\n%{body} (") :].split("\n}\n")[0].splitlines()
     shapes = {}
     bundles, moved, us = 0.0, 0, 0.0
@@ -325,15 +339,18 @@ def _cost_of_body(text: str, body: str, chip: Chip) -> tuple[float, int, float]:
         if operation in ("parameter", "get-tuple-element", "tuple", "constant", "bitcast"):
             continue
         read = [shapes.get(n, "") for n in re.findall(r"%([\w.-]+)", rest.split("), ")[0])]
-        here = sum(_hbm_bytes(shape) for shape in (result, *read))
-        issued = _bundles(name, outermost=1, missing=0)
-        bundles, moved = bundles + issued, moved + here
-        us += max(issued / chip.ghz, here / chip.gbs) / 1e3
+        op_bytes = sum(_hbm_bytes(shape) for shape in (result, *read))
+        op_bundles = _bundles(name, outermost=1, missing=0)
+        bundles, moved = bundles + op_bundles, moved + op_bytes
+        us += max(op_bundles / chip.ghz, op_bytes / chip.gbs) / 1e3
     return bundles, moved, us
 
 
 def _hbm_bytes(shapes: str) -> int:
-    """Of arrays that are not in VMEM, ``S(1)``; of those with a time axis one step."""
+    """Returns the bytes of arrays in HBM, without those in VMEM (``S(1)``).
+
+    An array with a time axis counts as one step.
+    """
     total = 0
     for kind, dims, layout in re.findall(r"(\w+)\[([\d,]*)\]\{([^}]*)\}", shapes):
         sizes = [int(n) for n in dims.split(",") if n]
@@ -348,17 +365,17 @@ def _hbm_bytes(shapes: str) -> int:
 
 
 def _bundles(name: str, outermost: int, missing: int | None = None) -> float:
-    """Bundles that the operation ``name`` issues, each loop's weighted by its trip count.
+    """Returns the bundles of the operation ``name``, with the bundles of loops weighted by trip counts.
 
-    The schedule marks how deep in loops a bundle stands, and the test a loop is left by. ``outermost``
-    is the trip count of a kernel's grid, which the compiler keeps in a register.
+    The schedule marks the loop depth of each bundle, and the exit test of each loop with its trip count. The
+    compiler keeps the trip count of a kernel's grid in a register, so it is passed as ``outermost``.
     """
     files = glob.glob(os.path.join(os.environ["DUMP"], f"*-{name}-*-final_bundles.txt"))
     files += glob.glob(os.path.join(os.environ["DUMP"], f"*-{name}.[0-9]*-final_bundles.txt"))
     files = [file for file in files if "schedule-analysis" not in file]
     if not files:
         if missing is None:
-            raise RuntimeError(f"the compiler wrote no schedule of {name}")
+            raise RuntimeError(f"expected a schedule of {name} from the compiler, got none.")
         return missing
     trips, counts = [1], [0.0]
     with open(max(files, key=os.path.getmtime)) as file:

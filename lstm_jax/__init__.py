@@ -38,7 +38,7 @@ __all__ = [
     "zero_state",
 ]
 
-_LAZY = {"linen", "nnx"}  # they import Flax, which takes seconds
+_LAZY = {"linen", "nnx"}  # imported on first use, because importing Flax takes seconds
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,12 @@
-"""The plain tanh RNN: what the LSTM is compared with.
+"""The plain tanh RNN, a baseline for the LSTM.
 
     h_t = tanh(W [h_{t-1}, x_t] + b)
 
-Without gates and without an additive cell state, gradients shrink or grow by a factor a step.
+Without gates and without an additive cell state, gradients shrink or grow by a factor in every step.
 Sources: Elman (1990), Finding structure in time; Bengio, Simard & Frasconi (1994), Learning
 long-term dependencies with gradient descent is difficult.
 
-It runs wherever the LSTM runs: same functions, same arguments, ``spec=RNNSpec()``.
+It runs through the LSTM's functions and modules with ``spec=RNNSpec()``.
 
 >>> import jax
 >>> from lstm_jax import lstm
@@ -32,7 +32,7 @@ from lstm_jax.notation import LSTMParams, LSTMState, Shape
 
 @dataclass(frozen=True)
 class RNNSpec(LSTMSpec):
-    """The tanh RNN in the LSTM's functions: one packed block in place of four gates.
+    """The tanh RNN as an :class:`LSTMSpec`: one block of pre-activations instead of four gates.
 
     Its parameters are ``w_x [I, H]``, ``w_h [H, H]``, ``bias [H]``; its state has no C (None).
     """
@@ -43,20 +43,20 @@ class RNNSpec(LSTMSpec):
     def combine(  # type: ignore[override]
         self, params: LSTMParams, C: Any, h: jax.Array
     ) -> tuple[Any, jax.Array]:
-        """``h_t = tanh(z)``, and no C."""
+        """Returns ``h_t = tanh(z)``, and None for C."""
         return None, h
 
     def state_types(self, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
-        """Of h alone."""
+        """Returns the shape and dtype of h. C is None."""
         return super().state_types(hidden_size, batch, dtype)._replace(C=None)  # type: ignore[arg-type]
 
     def parameters(
         self, input_size: int, hidden_size: int
     ) -> Mapping[str, tuple[Shape, Initializer]]:
-        """One block, and a bias of zeros: there is no gate to hold open."""
+        """Returns the parameters of one block. The bias is zero, as the cell has no forget gate."""
         zeros = {"bias": ((hidden_size,), initializers.zeros)}
         return {**super().parameters(input_size, hidden_size), **zeros}
 
 
 init_rnn = partial(init_lstm, spec=RNNSpec())
-"""Draws the weights of a tanh RNN; arguments as in :func:`lstm_jax.init_lstm`."""
+"""Draws the weights of a tanh RNN. It takes the arguments of :func:`lstm_jax.init_lstm`."""

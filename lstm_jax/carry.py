@@ -1,4 +1,4 @@
-"""The carry of a batch: zeros that are sharded as the inputs are, broadcasting, selecting rows."""
+"""Functions on the carry of a batch: zeros sharded like the inputs, broadcasting, selecting rows."""
 
 from typing import Any, TypeVar
 
@@ -21,15 +21,15 @@ def zero_state(
     spec: LSTMSpec = LSTMSpec(),
     dtype: DTypeLike | None = None,
 ) -> LSTMState:
-    """Returns a state of zeros for a batch, to start :func:`~lstm_jax.lstm_cell` from.
+    """Returns a state of zeros for a batch, the initial state of :func:`~lstm_jax.lstm_cell`.
 
-    It is sharded over devices as the batch is, which a scan needs under Explicit axes and in ``shard_map``.
+    It is sharded like the batch, as ``jax.lax.scan`` requires under Explicit axes and in ``shard_map``.
 
     Args:
       params: The weights of the layer.
       x: The input of one step ``[*B, I]``, or its shape and dtype as a ``jax.ShapeDtypeStruct``.
       spec: The kind of cell.
-      dtype: The compute dtype. None is that of x.
+      dtype: The compute dtype. None is the dtype of x.
 
     Returns:
       ``C`` of shape ``[*B, H]`` in at least float32, and ``h`` of shape ``[*B, H]`` in the compute dtype.
@@ -53,15 +53,17 @@ def zero_state(
     params = check_params(spec, params, x.shape[-1])
     dtype = jnp.dtype(x.dtype if dtype is None else dtype)
     check_floating("dtype", dtype)
-    return zeros_beside(x.sum(-1), spec, spec.hidden_size(params), dtype)
+    return zeros_sharded_like(x.sum(-1), spec, spec.hidden_size(params), dtype)
 
 
-def zeros_beside(batch: jax.Array, spec: LSTMSpec, hidden_size: int, dtype: DTypeLike) -> LSTMState:
-    """Returns a state of zeros that varies over devices as ``batch [*B]`` does.
+def zeros_sharded_like(
+    batch: jax.Array, spec: LSTMSpec, hidden_size: int, dtype: DTypeLike
+) -> LSTMState:
+    """Returns a state of zeros, sharded over devices like ``batch [*B]``.
 
-    It is derived from ``batch``: a plain ``jnp.zeros`` is no valid carry beside a sharded batch, under
-    Explicit axes and in ``shard_map``. XLA drops the values. (``jnp.zeros_like`` loses the sharding on
-    jax 0.12 if no mesh is set.)
+    The zeros are computed from ``batch``. Under Explicit axes and in ``shard_map`` a plain ``jnp.zeros`` is
+    not a valid carry for a scan over sharded inputs. XLA does not read the values of ``batch``.
+    (``jnp.zeros_like`` loses the sharding on jax 0.12 if no mesh is set.)
     """
     batch = jnp.where(False, batch, jnp.zeros((), batch.dtype))
 
@@ -72,17 +74,17 @@ def zeros_beside(batch: jax.Array, spec: LSTMSpec, hidden_size: int, dtype: DTyp
 
 
 def broadcast(state: LSTMState, zero: LSTMState) -> LSTMState:
-    """``state`` in the shapes, dtypes and sharding of ``zero``."""
+    """Returns ``state`` with the shapes, dtypes and shardings of ``zero``."""
     return jax.tree.map(
         lambda s, z: z + jnp.broadcast_to(jnp.asarray(s, z.dtype), z.shape), state, zero
     )
 
 
-def vary_as(tree: Tree, *operands: Any) -> Tree:
-    """Marks all of ``tree`` as varying over the devices of a ``shard_map`` wherever any array does.
+def match_varying_axes(tree: Tree, *operands: Any) -> Tree:
+    """Marks the arrays of ``tree`` as varying over the same axes of a ``shard_map``.
 
-    The arrays are those of ``tree`` and of the operands. A scan's carry must vary from its first step on as
-    it will after it.
+    The axes are all those that any array of ``tree`` or ``operands`` varies over. The initial carry of a scan
+    must have the varying axes of the carry that the scan's body returns.
     """
     axes = frozenset().union(*(_varying(a) for a in jax.tree.leaves((tree, operands))))
 
@@ -104,29 +106,34 @@ def mask_unread(
     hold: jax.Array | None,
     reverse: bool,
 ) -> tuple[LSTMState, LSTMState, jax.Array | None]:
-    """Zeros the rows of both states that no step reads.
+    """Replaces the rows of both states that no step reads by zeros.
 
-    Such a row may hold NaN or inf, which ``0 * NaN`` in the gradient of ``w_h`` would spread.
+    A row that no step reads may contain NaN or inf. In the gradient of ``w_h`` it is multiplied by 0, which
+    gives NaN.
 
     Returns:
-      The two states, and ``[*B]``, True for rows in which every step holds the state (None for no such row):
-      their final state is the initial one.
+      The state, the reset state, and a mask ``[*B]`` that is True for sequences of padding alone, whose final
+      state is their initial state. The mask is None if ``hold`` is None.
     """
-    idle = None if hold is None else hold.all(axis=0)
+    only_padding = None if hold is None else hold.all(axis=0)
     zeros = jax.tree.map(jnp.zeros_like, state)
     if begin is None:
-        return select(idle, zeros, state), reset_state, idle
-    unread = idle
-    if not reverse:  # in reverse, the first step that runs reads the state
+        return select(only_padding, zeros, state), reset_state, only_padding
+    unread = only_padding
+    if not reverse:  # in reverse, the first valid step always reads the state
         first = jnp.arange(begin.shape[0]) == 0
         resets_first = (begin & jnp.expand_dims(first, range(1, begin.ndim))).any(axis=0)
-        unread = resets_first if idle is None else resets_first | idle
-    read = begin if hold is None else begin & ~hold
-    return select(unread, zeros, state), select(read.any(axis=0), reset_state, zeros), idle
+        unread = resets_first if only_padding is None else resets_first | only_padding
+    resets = begin if hold is None else begin & ~hold
+    masked_reset = select(resets.any(axis=0), reset_state, zeros)
+    return select(unread, zeros, state), masked_reset, only_padding
 
 
 def select(flag: jax.Array | None, if_true: Tree, if_false: Tree) -> Tree:
-    """``where`` over arrays ``[*B, H]``, by a flag ``[*B]``, ``[*B, 1]`` or ``[*B, H]``. None is False."""
+    """Applies ``jnp.where`` to trees of arrays ``[*B, H]``.
+
+    The shape of ``flag`` is ``[*B]``, ``[*B, 1]`` or ``[*B, H]``. None stands for False everywhere.
+    """
     if flag is None:
         return if_false
 

@@ -1,4 +1,4 @@
-"""One step of the LSTM: the six equations, and the parameters they read.
+"""One step of the LSTM: its six equations and the initialization of its parameters.
 
 With ``[h, x]`` the concatenation, σ the logistic function, ⊙ the element-wise product::
 
@@ -24,11 +24,11 @@ from jaxtyping import Float
 
 from lstm_jax import initializers
 from lstm_jax.checks import (
-    check_carried,
-    check_declared,
+    check_cell_state_dtype,
     check_floating,
+    check_parameter_names,
     check_params,
-    check_registered,
+    check_registered_pytree,
     check_size,
     check_spec,
     check_state,
@@ -46,10 +46,10 @@ sigmoid = jax.nn.sigmoid
 
 @jax.custom_jvp
 def tanh(z: jax.Array) -> jax.Array:
-    """The hyperbolic tangent, with ``1 - y²`` for its derivative in place of JAX's ``(1 + y)(1 - y)``.
+    """Returns the hyperbolic tangent. Its derivative is computed as ``1 - y²``, JAX's as ``(1 + y)(1 - y)``.
 
-    This saves one operation per gate, which the backward kernel waits for. It is as exact, because the
-    rounding of y alone moves either form by as much.
+    This form saves one operation per gate on the critical path of the backward pass. It is as accurate,
+    because the rounding of y dominates the error of both forms.
     """
     return jnp.tanh(z)
 
@@ -63,10 +63,10 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 @dataclass(frozen=True)
 class LSTMSpec:
-    """The static options of a cell, and its step as pure functions.
+    """The definition of a cell: its step as pure functions, and its static options.
 
-    Only :meth:`recur` multiplies matrices inside the time loop and only :meth:`pointwise` is non-linear, so
-    that one custom derivative and one kernel serve every variant of the cell. One step by hand:
+    Inside the time loop only :meth:`recur` multiplies matrices, and only :meth:`pointwise` is non-linear.
+    One custom derivative and one kernel therefore serve every variant of the cell. A step is computed so:
 
     >>> import jax
     >>> spec, params = LSTMSpec(), init_lstm(jax.random.key(0), 3, 5)
@@ -82,19 +82,19 @@ class LSTMSpec:
     Params: ClassVar[type[LSTMParams]] = LSTMParams
     """The class of the parameters: ``LSTMParams``, or a registered dataclass that adds fields to it."""
     gates: ClassVar[int] = 4
-    """The number of gates, which are blocks ``[H]`` of z."""
+    """The number of gates. The packed pre-activations z have a block ``[H]`` for each gate."""
     activations: ClassVar[Sequence[Activation]] = (sigmoid, sigmoid, tanh, sigmoid)
     """The activation of each gate: i, f, g, o."""
     elementwise: ClassVar[bool] = True
-    """Whether ``pointwise`` computes each hidden unit from that unit alone, in any layout.
+    """Whether ``pointwise`` computes each hidden unit from values of the same unit only.
 
-    A subclass that overrides ``pointwise`` starts with False and may set True. Kernels that store units in
-    their own order, or in parts, serve only element-wise cells.
+    It is False for a subclass that overrides ``pointwise``, unless the subclass sets it to True. Kernels that
+    transpose or tile the hidden units run element-wise cells only.
     """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        # Method resolution order: ``pointwise`` may come from a mixin.
+        # Follows the method resolution order, because ``pointwise`` may come from a mixin.
         for base in cls.__mro__:
             if "elementwise" in vars(base):
                 return
@@ -105,11 +105,11 @@ class LSTMSpec:
     def parameters(
         self, input_size: int, hidden_size: int
     ) -> Mapping[str, tuple[Shape, Initializer]]:
-        """The shape and the default initializer of each field of :attr:`Params`.
+        """Returns the shape and the default initializer of each field of :attr:`Params`.
 
-        A field whose default is None, such as the bias, may be None. The fields after ``bias`` are the
-        cell's own weights: ``pointwise`` reads them, in C's dtype. Element-wise cells whose own weights have
-        H as last axis run on every backend except ``tpu``, others on ``scan`` and ``xla``.
+        A field whose default is None, such as the bias, may be None. The fields after ``bias`` are the cell's
+        extra weights. ``pointwise`` reads them, in the dtype of C. An element-wise cell whose extra weights
+        have H as last axis runs on every backend except ``tpu``, other cells run on ``scan`` and ``xla``.
         """
         packed = self.gates * hidden_size
         return {
@@ -121,27 +121,31 @@ class LSTMSpec:
     def project(
         self, params: LSTMParams, xs: Float[jax.Array, "*TB I"], precision: Precision = None
     ) -> Projected:
-        """Parallel over time: ``gx = xs @ w_x + bias``."""
+        """Returns ``gx = xs @ w_x + bias``, for all time steps at once."""
         gx = project(xs, params.w_x, precision)
         if params.bias is None:
             return gx
-        # In float32 at least, and so is the sum over all steps that is the bias's gradient.
-        wide = at_least_float32(gx.dtype)
-        return (gx.astype(wide) + _like(gx, params.bias.astype(wide))).astype(gx.dtype)
+        # The gradient of the bias is a sum over all steps. It is accumulated in the dtype of this addition.
+        accum_dtype = at_least_float32(gx.dtype)
+        bias = _broadcast_bias(gx, params.bias.astype(accum_dtype))
+        return (gx.astype(accum_dtype) + bias).astype(gx.dtype)
 
     def recur(
         self, params: LSTMParams, h: Float[jax.Array, "*B H"], precision: Precision = None
     ) -> Recurrent:
-        """Linear in h and in w_h: the only matrix product in the time loop."""
+        """Returns ``r = h @ w_h``, the only matrix product in the time loop.
+
+        An override must be linear in h and linear in w_h.
+        """
         return product(h, params.w_h, precision)
 
     def pointwise(
         self, params: LSTMParams, C: Any, z: Float[jax.Array, "*B GH"]
     ) -> tuple[Any, jax.Array]:
-        """The equations, element by element: ``(C_{t-1}, z_t) -> (C_t, h_t)``.
+        """Computes the element-wise part of a step, ``(C_{t-1}, z_t) -> (C_t, h_t)``.
 
-        ``z`` holds ``W [h, x] + b`` of each gate. For a cell with other ``activations`` or another
-        ``combine``, it applies these.
+        ``z`` contains ``W [h, x] + b`` of each gate. A subclass that overrides ``activations`` or ``combine``
+        gets its own here.
         """
         if self.activations != LSTMSpec.activations or type(self).combine is not LSTMSpec.combine:
             return self.combine(params, C, *activate(self.activations, z))
@@ -157,36 +161,40 @@ class LSTMSpec:
     def combine(
         self, params: LSTMParams, C: Any, i: jax.Array, f: jax.Array, g: jax.Array, o: jax.Array
     ) -> tuple[Any, jax.Array]:
-        """The equations of C and h, from the values of the gates, element by element.
+        """Computes C and h from the values of the gates, element by element.
 
-        Backends that evaluate all ``activations`` at once call it in place of ``pointwise``. A cell that
-        mixes units here sets ``elementwise = False``. Kernels also test it, and refuse such a cell.
+        Backends that evaluate all ``activations`` at once call this method instead of ``pointwise``. A cell
+        that mixes hidden units here must set ``elementwise = False``. Backends with kernels test this and
+        refuse such a cell.
         """
         C = f * C + i * g
         h = o * tanh(C)
         return C, h
 
     def emit(self, params: LSTMParams, m: jax.Array, precision: Precision = None) -> jax.Array:
-        """Linear: the hidden state, from the ``m`` that ``pointwise`` returns. By default m itself."""
+        """Returns the hidden state from m, the second result of ``pointwise``. By default it is m.
+
+        An override must be linear in m.
+        """
         return m
 
     def state_types(self, hidden_size: int, batch: Shape, dtype: DTypeLike) -> LSTMState:
-        """Shapes and dtypes of the carry for a batch computed in ``dtype``."""
+        """Returns the shapes and dtypes of the carry for a batch computed in ``dtype``."""
         shape = (*batch, hidden_size)
         C = jax.ShapeDtypeStruct(shape, at_least_float32(dtype))
         h = jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
         return LSTMState(C, h)  # type: ignore[arg-type]
 
     def hidden_size(self, params: LSTMParams) -> int:
-        """H, of these parameters."""
+        """Returns H, the hidden size of the given parameters."""
         return params.w_h.shape[-1] // self.gates
 
 
-def _like(gx: jax.Array, bias: jax.Array) -> jax.Array:
-    """The bias, broadcast to the shape of gx and, if axes are Explicit, sharded as gx.
+def _broadcast_bias(gx: jax.Array, bias: jax.Array) -> jax.Array:
+    """Returns the bias broadcast to the shape of gx. Under Explicit axes it is sharded like gx.
 
-    A replicated one would be summed over the batch as a whole in the backward pass: every device would
-    first gather the cotangents of all devices.
+    With a replicated bias, every device would gather the cotangents of all devices in the backward pass,
+    and sum them over the whole batch.
     """
     sharding = jax.typeof(gx).sharding
     out_sharding = sharding if sharding.mesh.explicit_axes else None
@@ -194,21 +202,21 @@ def _like(gx: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def activate(activations: Sequence[Activation], z: jax.Array) -> list[jax.Array]:
-    """The gates' values from their packed pre-activations."""
+    """Returns the values of the gates, from their packed pre-activations."""
     blocks = jnp.split(z, len(activations), axis=-1)
     return [activation(block) for activation, block in zip(activations, blocks, strict=True)]
 
 
 def add(gx: Projected, r: Recurrent) -> Recurrent:
-    """``z = gx + r``, in at least float32."""
-    wide = at_least_float32(gx.dtype)
-    return gx.astype(wide) + r.astype(wide)
+    """Returns ``z = gx + r``, in at least float32."""
+    accum_dtype = at_least_float32(gx.dtype)
+    return gx.astype(accum_dtype) + r.astype(accum_dtype)
 
 
-def finish(
+def finish_step(
     spec: LSTMSpec, params: LSTMParams, state: LSTMState, z: Recurrent, precision: Precision = None
 ) -> tuple[LSTMState, jax.Array]:
-    """The rest of a step, after the pre-activations: the new state, and h once more."""
+    """Computes a step from its pre-activations z. Returns the new state and, as the output, its h."""
     C, m = spec.pointwise(params, state.C, z if state.C is None else z.astype(state.C.dtype))
     h = spec.emit(params, m.astype(state.h.dtype), precision)
     return LSTMState(C, h), h
@@ -222,10 +230,10 @@ def lstm_cell(
     spec: LSTMSpec = LSTMSpec(),
     precision: Precision = None,
 ) -> tuple[LSTMState, Float[jax.Array, "*B H"]]:
-    """Computes one step of the LSTM: a pure function that :func:`jax.lax.scan` takes as it is.
+    """Computes one step of the LSTM. With its parameters bound, it is a body for :func:`jax.lax.scan`.
 
-    The state decides the dtype: x and the weights are cast to that of ``state.h``, and the cell
-    state keeps its own (at least float32), so that the new state has the type of the given one.
+    The compute dtype is the dtype of ``state.h``. x and the weights are cast to it. ``C`` keeps its dtype,
+    at least float32, so the new state has the dtypes of the given state.
 
     Args:
       params: The weights of the cell.
@@ -235,7 +243,7 @@ def lstm_cell(
       precision: Precision of the matrix products, as in :func:`jax.numpy.dot`.
 
     Returns:
-      The new state, and h once more as the step's output.
+      The new state, and its h as the output of the step.
 
     Raises:
       ValueError: If shapes or dtypes do not fit. The message says which ones, and how to fix it.
@@ -258,10 +266,10 @@ def lstm_cell(
     params = check_params(spec, params, x.shape[-1])
     check_state("state", state, spec.state_types(spec.hidden_size(params), x.shape[:-1], x.dtype))
     state = jax.tree.map(jnp.asarray, state)
-    check_carried(state.C)
+    check_cell_state_dtype(state.C)
     try:
         hash((spec, precision))
-    except TypeError:  # an array or a traced value in a field of the cell
+    except TypeError:  # a field of the spec is an array or a traced value
         return _step(params, state, x, spec, precision)
     return _compiled_step(params, state, x, spec, precision)
 
@@ -269,16 +277,16 @@ def lstm_cell(
 def _step(
     params: LSTMParams, state: LSTMState, x: jax.Array, spec: LSTMSpec, precision: Precision
 ) -> tuple[LSTMState, jax.Array]:
-    """``lstm_cell`` on checked arguments."""
+    """Implements ``lstm_cell`` for validated arguments."""
     dtype = state.h.dtype
     params = cast(params, dtype, None if state.C is None else state.C.dtype)
     gx = spec.project(params, x.astype(dtype), precision)
     z = add(gx, spec.recur(params, state.h, precision))
-    return finish(spec, params, state, z, precision)
+    return finish_step(spec, params, state, z, precision)
 
 
 _compiled_step = jax.jit(_step, static_argnames=("spec", "precision"), inline=True)
-"""One program where it is called eagerly. Inlined where it is traced."""
+"""``_step`` as one compiled program when called eagerly. It is inlined when traced."""
 
 
 def init_lstm(
@@ -300,20 +308,20 @@ def init_lstm(
       input_size: I, at least 1.
       hidden_size: H, at least 1.
       spec: The kind of cell.
-      kernel_init: Initializer of each gate's input weights ``[I, H]``. None is the cell's: Glorot.
+      kernel_init: Initializer of each gate's input weights ``[I, H]``. None is the cell's default: Glorot.
       recurrent_kernel_init: Initializer of each gate's recurrent weights ``[H, H]``. None is the
-        cell's: orthogonal.
-      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1. Others are
+        cell's default: orthogonal.
+      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's default: forget bias 1. See
         :func:`~lstm_jax.initializers.forget_bias`, :func:`~lstm_jax.initializers.chrono` and
         :data:`~lstm_jax.initializers.zeros`.
-      use_bias: False leaves the bias out (None).
+      use_bias: Whether to create a bias. If False, ``bias`` is None.
       param_dtype: Dtype of the weights.
 
     Returns:
       An instance of ``spec.Params``: :class:`LSTMParams`, or the class of a cell with more weights.
 
     Raises:
-      ValueError: If a size is not a positive integer, or ``param_dtype`` no floating point type.
+      ValueError: If a size is not a positive integer, or ``param_dtype`` is not a floating point type.
 
     >>> import jax
     >>> params = init_lstm(jax.random.key(0), input_size=3, hidden_size=5)
@@ -321,8 +329,8 @@ def init_lstm(
     ((3, 20), (5, 20), (20,))
     """
     check_spec(spec, LSTMSpec)
-    check_registered(spec.Params)
-    check_declared(spec)
+    check_registered_pytree(spec.Params)
+    check_parameter_names(spec)
     check_floating("param_dtype", jnp.dtype(param_dtype))
     input_size = check_size("input_size", input_size)
     hidden_size = check_size("hidden_size", hidden_size)
@@ -347,7 +355,7 @@ def param_initializers(
     bias_init: Initializer | None,
     use_bias: bool,
 ) -> dict[str, tuple[Shape, Initializer]]:
-    """Returns :meth:`LSTMSpec.parameters` with the given initializers in place of the cell's."""
+    """Returns :meth:`LSTMSpec.parameters`, with the given initializers instead of the cell's defaults."""
     fields = dict(spec.parameters(input_size, hidden_size))
     given = {
         "w_x": kernel_init and per_gate(kernel_init, spec.gates),
@@ -362,18 +370,18 @@ def param_initializers(
     return fields
 
 
-def own_weights(params: LSTMParams) -> LSTMParams:
-    """The weights that ``pointwise`` reads, with None for those of the matrix products."""
+def extra_weights(params: LSTMParams) -> LSTMParams:
+    """Returns the cell's extra weights, which ``pointwise`` reads. ``w_x``, ``w_h`` and ``bias`` are None."""
     return params.replace(w_x=None, w_h=None, bias=None)
 
 
-def cast(params: LSTMParams, dtype: DTypeLike, wide: DTypeLike | None = None) -> LSTMParams:
-    """Casts the weights of the products to the compute dtype, a cell's own to that of C.
+def cast(params: LSTMParams, dtype: DTypeLike, C_dtype: DTypeLike | None = None) -> LSTMParams:
+    """Casts ``w_x``, ``w_h`` and ``bias`` to the compute dtype, and extra weights to the dtype of C.
 
-    The gradient of the cell's own weights is a sum over all steps, too.
+    The gradient of the extra weights is a sum over all steps, so it needs the precision of C.
     """
-    wide = at_least_float32(dtype) if wide is None else wide
-    own = jax.tree.map(lambda p: jnp.asarray(p, wide), own_weights(params))
+    C_dtype = at_least_float32(dtype) if C_dtype is None else C_dtype
+    extra = jax.tree.map(lambda p: jnp.asarray(p, C_dtype), extra_weights(params))
     products = params.w_x, params.w_h, params.bias
     w_x, w_h, bias = jax.tree.map(lambda p: jnp.asarray(p, dtype), products)
-    return own.replace(w_x=w_x, w_h=w_h, bias=bias)
+    return extra.replace(w_x=w_x, w_h=w_h, bias=bias)

@@ -1,4 +1,4 @@
-"""Checks of arguments at trace time, from shapes and dtypes. Errors say how to fix the call."""
+"""Validation of arguments at trace time, by shape and dtype. Errors say how to fix the call."""
 
 import dataclasses
 import operator
@@ -11,7 +11,7 @@ from lstm_jax.notation import LSTMParams, LSTMState, P, Shape
 
 
 def check_xs(xs: Any) -> jax.Array:
-    """Returns ``xs`` as an array, checked to be ``[T, *B, I]`` and real."""
+    """Returns ``xs`` as an array, after checking that it has shape ``[T, *B, I]`` and a real dtype."""
     xs = as_array("xs", xs)
     if xs.ndim < 2:
         raise ValueError(
@@ -23,7 +23,7 @@ def check_xs(xs: Any) -> jax.Array:
 
 
 def check_x(x: Any) -> jax.Array:
-    """Returns ``x`` as an array, checked to be ``[*B, I]`` and real."""
+    """Returns ``x`` as an array, after checking that it has shape ``[*B, I]`` and a real dtype."""
     x = as_array("x", x)
     if x.ndim < 1:
         raise ValueError("expected x of shape [*B, I], got a scalar; write x[None] for I = 1.")
@@ -32,10 +32,10 @@ def check_x(x: Any) -> jax.Array:
 
 
 def as_array(name: str, value: Any) -> jax.Array:
-    """Returns ``value`` as a JAX array, also from the arrays of other libraries.
+    """Converts ``value``, such as an array of another library, to a JAX array.
 
     Raises:
-      ValueError: If JAX cannot convert it, such as parameters in place of inputs.
+      ValueError: If JAX cannot convert it, for example because parameters were passed as inputs.
     """
     if isinstance(value, LSTMParams | LSTMState):
         raise ValueError(
@@ -50,7 +50,7 @@ def as_array(name: str, value: Any) -> jax.Array:
         ) from error
 
 
-COMPLEX_FEATURES = "take real and imaginary parts as features"
+COMPLEX_FEATURES = "pass its real and imaginary parts as features"
 INTEGER_FEATURES = (
     "embed ids or one-hot them (jax.nn.one_hot), cast other integers with .astype(float32)"
 )
@@ -64,8 +64,8 @@ def check_floating(
     Args:
       name: The name of the argument.
       dtype: Its dtype.
-      if_complex: How to fix a complex one.
-      if_integer: How to fix one of integers or booleans.
+      if_complex: The hint of the message for a complex dtype.
+      if_integer: The hint of the message for an integer or boolean dtype.
     """
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"expected {name} to be real, got {dtype}; {if_complex}.")
@@ -73,47 +73,50 @@ def check_floating(
         raise ValueError(f"expected {name} to be floating point, got {dtype}; {if_integer}.")
     if jnp.finfo(dtype).bits < 16:
         raise ValueError(
-            f"expected {name} to have at least 16 bits, got {dtype}, in which the gates have few values; "
-            "cast with .astype(jnp.bfloat16)."
+            f"expected {name} to have at least 16 bits, got {dtype}, which is too coarse for the gates; "
+            "cast it with .astype(jnp.bfloat16)."
         )
 
 
 def type_name(value: Any) -> str:
-    """The name of a value's type with its module, by which types of one name can be told apart."""
+    """Returns the name of a value's type with its module, which distinguishes types of the same name."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def check_size(name: str, value: Any) -> int:
-    """Returns a size as Python's int, also from NumPy's, checked to be at least 1."""
+    """Converts a size to a Python int, after checking that it is an integer of at least 1."""
     try:
         size = operator.index(value)
     except TypeError:
         size = 0
     if size < 1 or isinstance(value, bool):
-        raise ValueError(f"expected {name} to be an integer, at least 1, got {value!r}.")
+        raise ValueError(f"expected {name} to be an integer of at least 1, got {value!r}.")
     return size
 
 
 def check_bool(name: str, value: Any) -> bool:
-    """Returns ``value`` as Python's bool, also from NumPy's or 0 and 1, checked to be known when tracing."""
+    """Converts a bool of Python or NumPy, or 0 or 1, to a Python bool. Tracers are refused."""
     is_flag = type(value).__name__ in ("bool", "bool_") or (
         isinstance(value, int) and value in (0, 1)
     )
     if not is_flag:
         raise ValueError(
-            f"expected {name} to be True or False when the program is traced, got {value!r}; it selects the "
-            "program. For an argument of a jitted function list it in static_argnames."
+            f"expected {name} to be True or False at trace time, got {value!r}; it selects the program that "
+            "is traced. List an argument of a jitted function in static_argnames."
         )
     return bool(value)
 
 
 def check_dropout(name: str, rate: Any) -> float:
-    """Returns a dropout rate as Python's float, checked to be in ``[0, 1)`` and known when tracing."""
+    """Converts a dropout rate to a Python float, after checking that it is in ``[0, 1)``.
+
+    Tracers are refused.
+    """
     if isinstance(rate, jax.core.Tracer):
         raise ValueError(
-            f"expected {name} to be a number when the program is traced, got {rate}; 0 leaves the dropout "
-            "out of the program. List it in static_argnames of jax.jit, or pass it as a Python number."
+            f"expected {name} to be a number at trace time, got {rate}; a program without dropout is another "
+            "program. List it in static_argnames of jax.jit, or pass it as a Python number."
         )
     try:
         value = float(rate)
@@ -125,7 +128,10 @@ def check_dropout(name: str, rate: Any) -> float:
 
 
 def check_spec(spec: Any, base: Any) -> None:
-    """``spec`` is an instance of ``base`` whose fields tell it from any other."""
+    """Checks that ``spec`` is an instance of ``base``, and that equal specs define equal cells.
+
+    Compiled programs are cached by ``spec``, so all of its attributes must be dataclass fields.
+    """
     if not isinstance(spec, base):
         name = spec.__name__ if isinstance(spec, type) else base.__name__
         got = f"the class {name}" if isinstance(spec, type) else repr(spec)
@@ -136,7 +142,7 @@ def check_spec(spec: Any, base: Any) -> None:
         raise ValueError(
             f"expected spec to be a frozen dataclass, got {kind.__name__}, whose attributes "
             f"{sorted(unknown)} are not fields; write @dataclass(frozen=True) above the class. Compiled "
-            "programs are reused for specs that are equal."
+            "programs are cached by the fields of the spec."
         )
     if kind.pointwise is base.pointwise and len(spec.activations) != spec.gates:
         raise ValueError(
@@ -146,22 +152,22 @@ def check_spec(spec: Any, base: Any) -> None:
 
 
 def check_params(spec: Any, params: P, input_size: int) -> P:
-    """Returns the parameters as JAX arrays, checked to be those of the cell, and to fit the input."""
+    """Converts the parameters to JAX arrays, after checking that they fit the cell and the input size."""
     kind, gates = spec.Params, spec.gates
     if not isinstance(params, kind):
         raise ValueError(
             f"expected {kind.__name__}({', '.join(_fields(kind))}), got {type(params).__name__}; for a dict "
             f"of the same names write {kind.__name__}(**params), for several layers call lstm_stack."
         )
-    check_registered(type(params))
-    check_declared(spec)
+    check_registered_pytree(type(params))
+    check_parameter_names(spec)
     params = _as_arrays(params)
     packed = params.w_h.shape[-1] if len(params.w_h.shape) == 2 else 0
     fields = spec.parameters(input_size, packed // gates)
     if not packed or packed % gates or params.w_h.shape != fields["w_h"][0]:
-        want = f"[H, {gates}H]" if gates > 1 else "[H, H]"
+        expected = f"[H, {gates}H]" if gates > 1 else "[H, H]"
         raise ValueError(
-            f"expected w_h of shape {want}, the cell's {gates} gate blocks side by side, got "
+            f"expected w_h of shape {expected}, the cell's {gates} gate blocks side by side, got "
             f"{params.w_h.shape}; if it is transposed pass w_h.T, and check the spec."
         )
     if params.w_x.shape != fields["w_x"][0]:
@@ -183,13 +189,13 @@ def check_params(spec: Any, params: P, input_size: int) -> P:
 
 
 def _as_arrays(params: P) -> P:
-    """The parameters as JAX arrays. Only a field whose default is None may be None."""
+    """Converts the parameters to JAX arrays. Only a field whose default is None may be None."""
     arrays = {}
     for field in dataclasses.fields(params):
         value = getattr(params, field.name)
         if value is None and field.default is None:
             continue
-        is_array = hasattr(value, "shape")  # also a scalar of NumPy, which may be a float
+        is_array = hasattr(value, "shape")  # also True for a NumPy scalar, which may be a float
         if value is None or (not is_array and isinstance(value, list | tuple | int | float)):
             hint = "init_lstm draws it" if value is None else "convert it with jnp.asarray"
             raise ValueError(
@@ -200,30 +206,30 @@ def _as_arrays(params: P) -> P:
         check_floating(
             field.name,
             arrays[field.name].dtype,
-            if_complex="a weight is real, take .real",
+            if_complex="weights are real, pass .real",
             if_integer="cast it with .astype(jnp.float32)",
         )
     return params.replace(**arrays)
 
 
-def check_declared(spec: Any) -> None:
-    """``spec.parameters`` names the fields of ``spec.Params``."""
+def check_parameter_names(spec: Any) -> None:
+    """Checks that the names in ``spec.parameters`` are the fields of ``spec.Params``."""
     given = spec.parameters(1, 1).keys()
     fields = dataclasses.fields(spec.Params)
-    needed = {f.name for f in fields if f.default is dataclasses.MISSING}
-    if not needed <= given <= {f.name for f in fields}:
+    required = {f.name for f in fields if f.default is dataclasses.MISSING}
+    if not required <= given <= {f.name for f in fields}:
         raise ValueError(
             f"expected {type(spec).__name__}.parameters to describe the fields {_fields(spec.Params)} of "
-            f"{spec.Params.__name__}, got {sorted(given)}; fields with a default may be left out."
+            f"{spec.Params.__name__}, got {sorted(given)}; fields with a default may be omitted."
         )
 
 
-def check_registered(kind: type) -> None:
-    """``kind``, a subclass of ``LSTMParams``, is a pytree of its fields."""
+def check_registered_pytree(kind: type) -> None:
+    """Checks that ``kind``, a subclass of ``LSTMParams``, is registered as a pytree of its fields."""
     if not jax.tree_util.all_leaves([kind(**dict.fromkeys(_fields(kind), 0))]):
         return
     raise ValueError(
-        f"expected {kind.__name__} to be a pytree, got a dataclass that is not registered; write "
+        f"expected {kind.__name__} to be a pytree, got a dataclass that is not registered as one; write "
         "@jax.tree_util.register_dataclass above @dataclass(frozen=True)."
     )
 
@@ -233,13 +239,13 @@ def _fields(kind: type) -> list[str]:
 
 
 def check_state(name: str, state: Any, types: LSTMState, *, shared: bool = False) -> None:
-    """Checks that ``state`` has the shapes of ``types``; if it may be ``shared``, also without batch axes."""
+    """Checks that ``state`` has the shapes of ``types``. With ``shared``, it may have no batch axes."""
     if not isinstance(state, LSTMState):
         raise ValueError(
             f"expected {name} to be an lstm_jax.LSTMState, got {type_name(state)}; write "
             "LSTMState(C=cell_state, h=hidden_state), by name, since the order differs between libraries."
         )
-    for field, value, want in zip(LSTMState._fields, state, types, strict=True):
+    for field, value, type_ in zip(LSTMState._fields, state, types, strict=True):
         given: Any = value
         if isinstance(given, list | tuple):
             raise ValueError(
@@ -247,51 +253,51 @@ def check_state(name: str, state: Any, types: LSTMState, *, shared: bool = False
                 "jnp.asarray."
             )
         got = None if value is None else jnp.shape(value)
-        fits = _fitting(want, shared)
-        if got not in fits:
-            shapes = " or ".join(str(shape) for shape in dict.fromkeys(fits))
-            hint = "" if want is None or not got else _hint(name, got, want.shape)
+        allowed = _allowed_shapes(type_, shared)
+        if got not in allowed:
+            shapes = " or ".join(str(shape) for shape in dict.fromkeys(allowed))
+            hint = "" if type_ is None or not got else _hint(name, got, type_.shape)
             raise ValueError(f"expected {name}.{field} of shape {shapes}, got {got}{hint}.")
         if value is not None:
             if_integer = "cast it with .astype(jnp.float32)"
             check_floating(f"{name}.{field}", jnp.result_type(value), if_integer=if_integer)
 
 
-def _hint(name: str, got: Shape, want: Shape) -> str:
-    """How to fix a state of the wrong shape, where it can be told."""
-    if got[1:] == want:
+def _hint(name: str, got: Shape, expected: Shape) -> str:
+    """Returns how to fix a state of the wrong shape. It is empty if the cause is not clear."""
+    if got[1:] == expected:
         return (
-            "; its first axis is one that the input does not have: a batch axis, time (for one step write "
-            "xs[None]), or that of the states of several layers, which are split by "
+            "; the input does not have its first axis, which is a batch axis, time (for one step write "
+            "xs[None]), or the axis of several layers, whose states are split by "
             f"[LSTMState({name}.C[n], {name}.h[n]) for n in range({got[0]})]"
         )
-    if got[-1] != want[-1]:
-        return f"; the layer has hidden size {want[-1]}, the state {got[-1]}"
+    if got[-1] != expected[-1]:
+        return f"; the layer has hidden size {expected[-1]}, the state has {got[-1]}"
     return ""
 
 
-def check_carried(C: jax.Array | None) -> None:
-    """C, which keeps its dtype from step to step, is wide enough to be summed in."""
+def check_cell_state_dtype(C: jax.Array | None) -> None:
+    """Checks that C, which the cell accumulates in its own dtype, has at least float32."""
     if C is not None and jnp.finfo(C.dtype).bits < 32:
         raise ValueError(
-            f"expected state.C in float32 or float64, got {C.dtype}, in which small addends are lost; "
-            "pass state.C.astype(jnp.float32). Only h is in the compute dtype."
+            f"expected state.C in float32 or float64, got {C.dtype}, which loses small addends of a long "
+            "sum; pass state.C.astype(jnp.float32). Only h has the compute dtype."
         )
 
 
-def _fitting(want: Any, shared: bool) -> tuple[Any, ...]:
-    if want is None:
+def _allowed_shapes(type_: Any, shared: bool) -> tuple[Any, ...]:
+    if type_ is None:
         return (None,)
-    return (want.shape, want.shape[-1:]) if shared else (want.shape,)
+    return (type_.shape, type_.shape[-1:]) if shared else (type_.shape,)
 
 
 def check_lengths(lengths: jax.Array, xs_shape: Shape) -> None:
-    """``lengths`` is ``[*B]``, integers."""
+    """Checks that ``lengths`` has shape ``[*B]`` and an integer dtype."""
     batch = xs_shape[1:-1]
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(
-            f"expected lengths to be integers, got {lengths.dtype}; lengths.astype(int), or for "
-            "a mask that is True at real steps mask.sum(axis=0)."
+            f"expected lengths to be integers, got {lengths.dtype}; pass lengths.astype(int), or "
+            "mask.sum(axis=0) for a mask that is True at valid steps."
         )
     if lengths.shape != batch:
         batch_first = lengths.shape == (xs_shape[0], *xs_shape[2:-1])
@@ -303,14 +309,14 @@ def check_lengths(lengths: jax.Array, xs_shape: Shape) -> None:
 
 
 def check_resets(resets: jax.Array, shape: Shape) -> None:
-    """``resets`` is ``[T, *B]``, bool."""
+    """Checks that ``resets`` has shape ``[T, *B]`` and dtype bool."""
     if resets.dtype != jnp.bool_:
         raise ValueError(
             f"expected resets to be bool, got {resets.dtype}; True at t starts a new segment at t. Write "
-            "dones.astype(bool) for flags 0 and 1, segment_ids != previous_ids for ids."
+            "dones.astype(bool) for flags of 0 and 1, and segment_ids != previous_ids for segment ids."
         )
     if resets.shape != shape:
         raise ValueError(
-            f"expected resets of shape {shape}, one flag a step and sequence, time first, got "
+            f"expected resets of shape {shape}, one flag per step and sequence, time first, got "
             f"{resets.shape}."
         )

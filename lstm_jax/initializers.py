@@ -1,7 +1,7 @@
-"""Initial weights for packed gates, each with its paper.
+"""Initializers of packed weights and biases.
 
-Every initializer is an ordinary JAX one, ``(key, shape, dtype) -> array``, so that those of
-:mod:`jax.nn.initializers` and Flax can be passed wherever ours can.
+Every initializer has the signature of JAX's, ``(key, shape, dtype) -> array``. Initializers of
+:mod:`jax.nn.initializers` and Flax can be used in their place.
 """
 
 import dataclasses
@@ -17,22 +17,22 @@ from lstm_jax.notation import at_least_float32
 Initializer = Callable[..., jax.Array]
 
 glorot = jax.nn.initializers.glorot_uniform()
-"""Input weights: Glorot & Bengio (2010), Understanding the difficulty of training deep
-feedforward neural networks, eq. 16."""
+"""Default initializer of input weights. Source: Glorot & Bengio (2010), Understanding the difficulty
+of training deep feedforward neural networks, eq. 16."""
 
 orthogonal = jax.nn.initializers.orthogonal()
-"""Recurrent weights: Saxe, McClelland & Ganguli (2014), Exact solutions to the nonlinear
-dynamics of learning in deep linear neural networks."""
+"""Default initializer of recurrent weights. Source: Saxe, McClelland & Ganguli (2014), Exact
+solutions to the nonlinear dynamics of learning in deep linear neural networks."""
 
 zeros = jax.nn.initializers.zeros
 
 
 def per_gate(initializer: Initializer, gates: int = 4) -> Initializer:
-    """Draws each gate's matrix ``[N, H]`` by itself and packs them to ``[N, gates * H]``.
+    """Returns an initializer that draws each gate's matrix ``[N, H]`` and packs them to ``[N, gates * H]``.
 
-    A joint draw would see the wrong fan-out, and an orthogonal ``[H, 4H]`` matrix has
-    orthogonal rows but gates whose scale is half of what a square orthogonal matrix gives.
-    Drawn in at least float32 (there is no QR in bfloat16), then cast.
+    Drawing the packed matrix at once would use the wrong fan-out. An orthogonal ``[H, 4H]`` matrix would
+    have orthogonal rows, but gates at half the scale of a square orthogonal matrix. Values are drawn in at
+    least float32, because JAX has no QR decomposition in bfloat16, and then cast.
 
     >>> import jax, jax.numpy as jnp
     >>> w = per_gate(orthogonal)(jax.random.key(0), (8, 32), jnp.bfloat16)
@@ -46,19 +46,23 @@ def per_gate(initializer: Initializer, gates: int = 4) -> Initializer:
         blocks = [initializer(k, block, at_least_float32(dtype)) for k in keys]
 
         def pack(*blocks: Any) -> Any:
-            if hasattr(blocks[0], "raw_value"):  # nnx.VariableMetadata, a dataclass and no pytree
+            if hasattr(
+                blocks[0], "raw_value"
+            ):  # nnx.VariableMetadata, a dataclass but not a pytree
                 return dataclasses.replace(
                     blocks[0], raw_value=pack(*(block.raw_value for block in blocks))
                 )
             return jnp.concatenate(blocks, axis=-1).astype(dtype)
 
-        return jax.tree.map(pack, *blocks)  # Linen's boxes, which name the axes, are pytrees
+        return jax.tree.map(pack, *blocks)  # Linen's metadata boxes are pytrees
 
     return init
 
 
 def forget_bias(value: float = 1.0) -> Initializer:
-    """Zero biases but for the forget gate's, so that an untrained cell keeps its state.
+    """Returns an initializer of the bias: ``value`` for the forget gate, zero for the other gates.
+
+    With a positive value, an untrained cell keeps most of its state.
 
     Sources: Gers, Schmidhuber & Cummins (2000), Learning to forget; Jozefowicz, Zaremba &
     Sutskever (2015), An empirical exploration of recurrent network architectures, §4.
@@ -76,17 +80,17 @@ def forget_bias(value: float = 1.0) -> Initializer:
 
 
 def chrono(T_max: int | float) -> Initializer:
-    """Biases that spread the units' memory over up to ``T_max`` steps.
+    """Returns an initializer of the bias that spreads the memory of the units over up to ``T_max`` steps.
 
-    ``b_f = log(u)``, ``u ~ U(1, T_max - 1)``, and ``b_i = -b_f``: a unit with ``b_f = log(u)``
-    forgets at a time scale of about u steps. Source: Tallec & Ollivier (2018), Can recurrent
-    neural networks warp time?, eq. 16.
+    It draws ``b_f = log(u)`` with ``u ~ U(1, T_max - 1)``, and sets ``b_i = -b_f``. A unit with
+    ``b_f = log(u)`` forgets on a time scale of about u steps. Source: Tallec & Ollivier (2018), Can
+    recurrent neural networks warp time?, eq. 16.
 
     Args:
-      T_max: the longest dependency to expect, in time steps; at least 2.
+      T_max: The longest expected dependency, in time steps, at least 2.
 
     Raises:
-      ValueError: if ``T_max < 2``.
+      ValueError: If ``T_max < 2``, or if it is not finite.
 
     >>> import jax, jax.numpy as jnp
     >>> b = chrono(100)(jax.random.key(0), (4 * 5,), jnp.float32)
@@ -96,7 +100,8 @@ def chrono(T_max: int | float) -> Initializer:
     """
     if not 2 <= T_max < math.inf:
         raise ValueError(
-            f"chrono expects a finite T_max >= 2, the longest dependency in time steps, got {T_max}."
+            f"expected T_max of chrono, the longest dependency in time steps, to be finite and at least 2, "
+            f"got {T_max}."
         )
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -111,7 +116,7 @@ def chrono(T_max: int | float) -> Initializer:
 def _gate_size(shape: tuple[int, ...], gates: int) -> int:
     if shape[-1] % gates:
         raise ValueError(
-            f"expected a last axis that holds {gates} gates side by side, got shape {shape}: "
-            f"{shape[-1]} is no multiple of {gates}."
+            f"expected the last axis to be a multiple of {gates}, the number of packed gates, got shape "
+            f"{shape}."
         )
     return shape[-1] // gates

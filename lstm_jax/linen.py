@@ -1,7 +1,7 @@
-"""Flax Linen modules. Thin: parameters and defaults here, the computation in the core.
+"""Flax Linen modules: parameters and defaults. The core functions do the computation.
 
-``LSTM`` runs whole sequences, with layers, directions, lengths and resets; ``LSTMCell`` is one
-step and drops into ``flax.linen.RNN`` and ``flax.linen.Bidirectional``.
+``LSTM`` runs layers and directions over sequences, with lengths and resets. ``LSTMCell`` computes one
+step, and is a cell for ``flax.linen.RNN`` and ``flax.linen.Bidirectional``.
 """
 
 import itertools
@@ -13,9 +13,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
-from lstm_jax import serialization  # noqa: F401  registers LSTMParams with Flax
+from lstm_jax import serialization  # noqa: F401  (the import registers LSTMParams with Flax)
 from lstm_jax.cell import Activation, LSTMSpec, Precision, param_initializers, sigmoid, tanh
-from lstm_jax.checks import check_declared, check_floating, check_registered, check_size
+from lstm_jax.checks import (
+    check_floating,
+    check_parameter_names,
+    check_registered_pytree,
+    check_size,
+)
 from lstm_jax.initializers import Initializer
 from lstm_jax.modules import (
     CallKeywords,
@@ -24,7 +29,7 @@ from lstm_jax.modules import (
     layer_names,
     run_cell,
     run_layers,
-    with_functions,
+    with_activations,
 )
 from lstm_jax.notation import LSTMParams, LSTMState
 from lstm_jax.options import Options
@@ -36,11 +41,12 @@ class LSTMWeights(nn.Module):
     """The parameters of one layer and direction: one Flax parameter per field of ``spec.Params``.
 
     Attributes:
-      features: H.
-      kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
-      recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
-      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-      use_bias: Whether there is a bias.
+      features: Hidden size H.
+      kernel_init: Initializer of each gate's input weights. None is the cell's default: Glorot.
+      recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's default:
+        orthogonal.
+      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's default: forget bias 1.
+      use_bias: Whether to create a bias.
       param_dtype: Dtype of the parameters.
       spec: The kind of cell.
     """
@@ -55,7 +61,7 @@ class LSTMWeights(nn.Module):
 
     @nn.compact
     def __call__(self, in_features: int) -> LSTMParams:
-        """The parameters for inputs ``[..., in_features]``."""
+        """Returns the parameters for inputs ``[..., in_features]``."""
         shapes = param_initializers(
             check_size("in_features", in_features),
             check_size("features", self.features),
@@ -66,8 +72,8 @@ class LSTMWeights(nn.Module):
             self.use_bias,
         )
         check_floating("param_dtype", jnp.dtype(self.param_dtype))
-        check_registered(self.spec.Params)
-        check_declared(self.spec)
+        check_registered_pytree(self.spec.Params)
+        check_parameter_names(self.spec)
         return self.spec.Params(
             **{
                 name: self.param(name, init, shape, self.param_dtype)
@@ -79,17 +85,18 @@ class LSTMWeights(nn.Module):
 class LSTMCell(nn.RNNCellBase):
     """One step of the LSTM as a Linen module: ``(carry, x) -> (carry, h)``.
 
-    Its parameters are the fields of ``spec.Params``, so that ``LSTMParams(**variables["params"])``, or the
-    class of a cell with more weights, takes them to the core functions.
+    Its parameters are the fields of ``spec.Params``. ``spec.Params(**variables["params"])``, by default an
+    ``LSTMParams``, is their form for the core functions.
 
     Attributes:
-      features: H.
+      features: Hidden size H.
       gate_fn: Activation of the gates i, f and o.
       activation_fn: Activation of the candidate values and of the cell state.
-      kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
-      recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
-      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-      use_bias: Whether there is a bias.
+      kernel_init: Initializer of each gate's input weights. None is the cell's default: Glorot.
+      recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's default:
+        orthogonal.
+      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's default: forget bias 1.
+      use_bias: Whether to create a bias.
       dtype: Compute dtype of a carry made by ``initialize_carry``. None is ``param_dtype``.
       param_dtype: Dtype of the parameters.
       carry_init: Initializer of the arrays of ``initialize_carry``. None is zeros.
@@ -119,8 +126,8 @@ class LSTMCell(nn.RNNCellBase):
     spec: LSTMSpec = LSTMSpec()
 
     def setup(self) -> None:
-        """Puts the weights at this module's own level of the variables."""
-        self.cell = with_functions(self.spec, self.gate_fn, self.activation_fn)
+        """Creates the weights in the scope of this module, without a level for ``LSTMWeights``."""
+        self.cell = with_activations(self.spec, self.gate_fn, self.activation_fn)
         self.weights = LSTMWeights(
             self.features,
             self.kernel_init,
@@ -140,7 +147,7 @@ class LSTMCell(nn.RNNCellBase):
           inputs: ``[*B, I]``. Integers are cast to the compute dtype.
 
         Returns:
-          The new carry, of the type of the given one, and h.
+          The new carry, of the same type as ``carry``, and h.
         """
         return run_cell(
             self.weights(jnp.shape(inputs)[-1]),
@@ -155,7 +162,7 @@ class LSTMCell(nn.RNNCellBase):
     def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> tuple[Any, jax.Array]:
         """Returns a carry ``(c, h)`` for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init``.
 
-        It is a plain pair, as that of Flax's cells.
+        It is a plain pair, like the carry of Flax's cells.
         """
         state = _initial_state(self, rng, input_shape)
         return state.C, state.h
@@ -169,32 +176,33 @@ class LSTMCell(nn.RNNCellBase):
 class LSTM(nn.Module):
     """Stacked, optionally bidirectional LSTM layers over whole sequences.
 
-    The parameters are under ``l0f``, ``l0b``, ``l1f``, ... (layer, forward or backward), each with
-    the fields of :class:`lstm_jax.LSTMParams`; :meth:`stack_params` gives them to the core.
+    The parameters are named ``l0f``, ``l0b``, ``l1f``, ... (layer, forward or backward), each with the
+    fields of :class:`lstm_jax.LSTMParams`. :meth:`stack_params` converts them for the core functions.
 
     Attributes:
-      features: H of each layer and direction.
-      num_layers: L.
+      features: Hidden size H of each layer and direction.
+      num_layers: Number of layers L.
       bidirectional: Whether each layer has two directions, whose outputs are concatenated.
-      dropout_rate: Probability of dropping an activation between layers. None follows the last layer. Its
-        random numbers are those of the RNG stream "dropout".
+      dropout_rate: Probability of dropping an activation between layers. The outputs of the last layer have
+        no dropout. The RNG stream is "dropout".
       gate_fn: Activation of the gates i, f and o.
       activation_fn: Activation of the candidate values and of the cell state.
-      kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
-      recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
-      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-      use_bias: Whether there is a bias.
-      dtype: Compute dtype. None is that of the inputs.
+      kernel_init: Initializer of each gate's input weights. None is the cell's default: Glorot.
+      recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's default:
+        orthogonal.
+      bias_init: Initializer of the packed bias ``[4H]``. None is the cell's default: forget bias 1.
+      use_bias: Whether to create a bias.
+      dtype: Compute dtype. None is the dtype of the inputs.
       param_dtype: Dtype of the parameters.
       carry_init: Initializer of the arrays of ``initialize_carry``. None is zeros.
       spec: The kind of cell.
       time_major: Whether inputs and outputs are ``[T, *B, ...]`` instead of ``[*B, T, ...]``.
-      return_carry: Whether a call returns the final carry, too. Type checkers expect the argument of that
+      return_carry: Whether a call also returns the final carry. Type checkers expect the argument of that
         name in the call instead.
-      reverse: Whether to run backward in time. Outputs stay at their own time.
-      keep_order: Always True: outputs of ``reverse`` keep the order of the inputs.
-      deterministic: Whether dropout is off, unless the call says otherwise.
-      precision: A tuning option. :class:`lstm_jax.Options` documents it and those below.
+      reverse: Whether to run backward in time. Outputs keep the time order of the inputs.
+      keep_order: Must be True: outputs of ``reverse`` keep the time order of the inputs.
+      deterministic: Whether to disable dropout. The argument of a call overrides it.
+      precision: A tuning option. :class:`lstm_jax.Options` documents this and the following options.
       backend: A tuning option.
       remat_every: A tuning option.
       residuals: A tuning option.
@@ -282,25 +290,26 @@ class LSTM(nn.Module):
           inputs: ``[*B, T, I]``, or ``[T, *B, I]`` if ``time_major``. Integers are cast to the dtype of the
             parameters, or to ``dtype``.
           initial_carry: An :class:`lstm_jax.LSTMState`, or a plain pair ``(c, h)``, for each layer and
-            direction; with one layer and direction also a bare one. None is zeros.
-          init_key: Accepted as by Flax's ``RNN``. It has no effect: the default carry is zeros.
-          seq_lengths: True lengths ``[*B]`` of right-padded sequences.
+            direction. For one layer and direction it may also be a single state. None is zeros.
+          init_key: An argument of Flax's ``RNN``. It has no effect, because the default carry is zeros.
+          seq_lengths: Numbers of valid steps ``[*B]`` of right-padded sequences.
           resets: Bool ``[*B, T]`` (time first if ``time_major``). True where a new segment starts.
-          return_carry: Whether to return the final carry, too. None is the attribute of that name.
+          return_carry: Whether to also return the final carry. None is the attribute of that name.
           time_major: Whether time is the first axis. None is the attribute of that name.
           reverse: Whether to run backward in time. None is the attribute of that name.
-          keep_order: As the attribute of that name.
-          deterministic: True turns dropout off. None is the attribute of that name.
+          keep_order: None is the attribute of that name. It must not be False with ``reverse``.
+          deterministic: Whether to disable dropout. None is the attribute of that name.
 
         Returns:
           The outputs ``[*B, T, D * H]``, or ``(carry, outputs)`` if ``return_carry``. The carry has the form
-          of ``initial_carry``, and the dtype of its h; without one it is a tuple of ``LSTMState``.
+          of ``initial_carry``, and the dtype of its h. If ``initial_carry`` is None, it is a tuple of
+          ``LSTMState``.
 
         Raises:
-          ValueError: As :func:`lstm_jax.lstm_stack` does.
+          ValueError: In the cases of :func:`lstm_jax.lstm_stack`.
         """
         deterministic = self.deterministic if deterministic is None else deterministic
-        spec = with_functions(self.spec, self.gate_fn, self.activation_fn)
+        spec = with_activations(self.spec, self.gate_fn, self.activation_fn)
         names = layer_names(self.num_layers, self.bidirectional)
         input_size = jnp.shape(inputs)[-1] if jnp.ndim(inputs) else 0
         sizes = input_sizes(input_size, self.features, self.num_layers, self.bidirectional)
@@ -338,16 +347,16 @@ class LSTM(nn.Module):
 
     @nn.nowrap
     def stack_params(self, params: Any) -> tuple[LSTMParams, ...]:
-        """Returns ``variables["params"]`` as :func:`lstm_jax.lstm_stack` takes them."""
+        """Converts ``variables["params"]`` to the form that :func:`lstm_jax.lstm_stack` takes."""
         names = layer_names(self.num_layers, self.bidirectional)
         return tuple(self.spec.Params(**params[name]) for name in names)
 
     @nn.nowrap
     def initialize_carry(self, rng: Any, input_shape: tuple[int, ...]) -> Carry:
-        """Returns carries of every layer and direction, for inputs of one step, of shape ``[*B, I]``.
+        """Returns the carries of all layers and directions, for inputs of shape ``[*B, I]``, one step.
 
-        They are zeros, or drawn by ``carry_init`` from ``rng``. Their dtype is ``dtype``, or ``param_dtype``
-        if that is None: the dtype of the inputs is not known yet.
+        They are zeros, or drawn by ``carry_init`` from ``rng``. Their dtype is ``dtype``. If that is None, it
+        is ``param_dtype``, because the dtype of the inputs is not known yet.
         """
         names = layer_names(self.num_layers, self.bidirectional)
         keys = [rng] * len(names) if self.carry_init is None else jax.random.split(rng, len(names))

@@ -1,4 +1,7 @@
-"""The shared part of the two Flax modules: layers, carries, the keywords of Flax's cells. No Flax here."""
+"""Code shared by the Linen and NNX modules: layers, carries, the keywords of Flax's cells.
+
+It does not import Flax.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +20,13 @@ from lstm_jax.options import Options
 from lstm_jax.stack import active_dropout, lstm_stack
 
 FlaxState = LSTMState | tuple[Any, Any]
-"""A state, or Flax's plain pair ``(c, h)``."""
+"""A state, either an ``LSTMState`` or the plain pair ``(c, h)`` of Flax's cells."""
 Carry = tuple[LSTMState, ...]
-"""The carry of a module with layers: one state per layer and direction."""
+"""The carry of an ``LSTM`` module: one state per layer and direction."""
 
 
 class CallKeywords(TypedDict, total=False):
-    """Keywords of the modules' ``__call__`` that do not change the type of the result, for type checkers."""
+    """For type checkers: the keywords of ``__call__`` that do not affect the type of its result."""
 
     initial_carry: Any
     seq_lengths: ArrayLike | None
@@ -35,12 +38,12 @@ class CallKeywords(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class FunctionsSpec(LSTMSpec):
-    """The LSTM with other functions in place of σ and tanh, which Flax's cells take as arguments.
+class ActivationsSpec(LSTMSpec):
+    """The LSTM with the arguments ``gate_fn`` and ``activation_fn`` of Flax's cells instead of σ and tanh.
 
     Attributes:
       gate_fn: The activation of the gates i, f and o.
-      activation_fn: The activation of the candidate values, and of C in ``h = o ⊙ activation_fn(C)``.
+      activation_fn: The activation of the candidate values g, and of C in ``h = o ⊙ activation_fn(C)``.
     """
 
     gate_fn: Activation = sigmoid
@@ -54,16 +57,16 @@ class FunctionsSpec(LSTMSpec):
     def combine(
         self, params: LSTMParams, C: Any, i: jax.Array, f: jax.Array, g: jax.Array, o: jax.Array
     ) -> tuple[Any, jax.Array]:
-        """``C = f ⊙ C + i ⊙ g`` and ``h = o ⊙ activation_fn(C)``."""
+        """Returns ``C = f ⊙ C + i ⊙ g`` and ``h = o ⊙ activation_fn(C)``."""
         C = f * C + i * g
         return C, o * self.activation_fn(C)
 
 
-def with_functions(spec: LSTMSpec, gate_fn: Activation, activation_fn: Activation) -> LSTMSpec:
-    """Returns the cell with Flax's ``gate_fn`` and ``activation_fn``: ``spec`` itself for σ and tanh.
+def with_activations(spec: LSTMSpec, gate_fn: Activation, activation_fn: Activation) -> LSTMSpec:
+    """Returns the cell with Flax's ``gate_fn`` and ``activation_fn``. For σ and tanh it is ``spec``.
 
     Raises:
-      ValueError: If both a cell and other functions are given, or ``spec`` is no cell.
+      ValueError: If ``spec`` is not a cell, or if it is not the plain LSTM and a function is not the default.
     """
     check_spec(spec, LSTMSpec)
     for name, function in (("gate_fn", gate_fn), ("activation_fn", activation_fn)):
@@ -76,13 +79,13 @@ def with_functions(spec: LSTMSpec, gate_fn: Activation, activation_fn: Activatio
     if spec != LSTMSpec():
         raise ValueError(
             f"expected gate_fn and activation_fn only with the plain LSTM, got spec={spec!r}; set the "
-            f"activations of {type(spec).__name__} in the class, and leave gate_fn and activation_fn out."
+            f"activations of {type(spec).__name__} in the class, and omit gate_fn and activation_fn."
         )
-    return FunctionsSpec(gate_fn, activation_fn)
+    return ActivationsSpec(gate_fn, activation_fn)
 
 
 def layer_names(num_layers: int, bidirectional: bool) -> list[str]:
-    """Names of layers and directions, in the order of :func:`lstm_jax.init_stack`.
+    """Returns the names of layers and directions, in the order of :func:`lstm_jax.init_stack`.
 
     >>> layer_names(2, bidirectional=True)
     ['l0f', 'l0b', 'l1f', 'l1b']
@@ -98,7 +101,7 @@ def initial_state(
     carry_init: Initializer | None,
     next_key: Callable[[], jax.Array] | None,
 ) -> LSTMState:
-    """Returns a state for a batch: zeros, or drawn by ``carry_init``, C before h, as Flax's cells do."""
+    """Returns a state for a batch: zeros, or drawn by ``carry_init``. Like Flax's cells, it draws C first."""
     types = spec.state_types(hidden_size, batch, dtype)
     if carry_init is None or next_key is None:
         return jax.tree.map(lambda type_: jnp.zeros(type_.shape, type_.dtype), types)
@@ -114,7 +117,7 @@ def run_cell(
     precision: Precision,
     size_name: str,
 ) -> tuple[Any, jax.Array]:
-    """One step of :func:`lstm_jax.lstm_cell`. The new carry has the type of the given one.
+    """Computes one step by :func:`lstm_jax.lstm_cell`. The new carry has the type of ``carry``.
 
     Args:
       params: The weights.
@@ -122,7 +125,7 @@ def run_cell(
       inputs: ``[*B, I]``. Integers are cast to the dtype of h.
       spec: The kind of cell.
       precision: Precision of the matrix products.
-      size_name: The name of the module's argument for H, for messages.
+      size_name: The name of the module's argument for the hidden size, used in error messages.
     """
     state = as_state("carry", carry, spec.hidden_size(params), size_name)
     x = jnp.asarray(inputs)
@@ -149,14 +152,14 @@ def as_state(name: str, given: Any, hidden_size: int, size_name: str) -> LSTMSta
     got = jnp.shape(state.h)[-1:]
     if got and got != (hidden_size,):
         raise ValueError(
-            f"expected {name} of hidden size {hidden_size}, got arrays of shape {jnp.shape(state.h)}; for "
+            f"expected {name} of hidden size {hidden_size}, got arrays of shape {jnp.shape(state.h)}; to use "
             f"this carry write {size_name}={got[0]}."
         )
     return state
 
 
 def is_state(given: Any) -> bool:
-    """Whether ``given`` is an ``LSTMState`` or a plain pair ``(c, h)``, where c may be None."""
+    """Returns whether ``given`` is an ``LSTMState`` or a plain pair ``(c, h)``, where c may be None."""
     if isinstance(given, LSTMState):
         return True
     if type(given) is not tuple or len(given) != 2:
@@ -183,19 +186,20 @@ def run_layers(
     options: Options,
     size_name: str,
 ) -> Any:
-    """Runs :func:`lstm_jax.lstm_stack`, batch first by default, and returns what Flax's ``RNN`` returns.
+    """Runs :func:`lstm_jax.lstm_stack` with the arguments and the results of Flax's ``RNN``.
 
-    Most arguments are those of the modules. ``dropout_rate`` is 0 if the call is deterministic. ``draw_key``
-    returns the key for dropout, or None if the call has no random state; it is called for dropout only.
-    ``size_name`` is the name of the module's argument for H, for messages.
+    Most arguments are the modules' arguments of the same name. ``dropout_rate`` is 0 if the call is
+    deterministic. ``draw_key`` returns the key for dropout, or None if the call has no random state. It is
+    called only if there is dropout. ``size_name`` is the name of the module's argument for the hidden size,
+    used in error messages.
     """
     if keep_order is False and reverse:
         raise ValueError(
-            "expected keep_order to be True with reverse=True, got False; outputs stay at their own time. "
-            "For the order of processing write jnp.flip(hs, axis=time_axis)."
+            "expected keep_order to be True with reverse=True, got False; outputs keep the time order of the "
+            "inputs. For the order of processing write jnp.flip(hs, axis=time_axis)."
         )
     xs = jnp.asarray(xs)
-    if not jnp.issubdtype(xs.dtype, jnp.inexact):  # promoted as by Flax's layers
+    if not jnp.issubdtype(xs.dtype, jnp.inexact):  # Flax's layers promote integers, too
         xs = xs.astype(params[0].w_x.dtype if dtype is None else dtype)
     if xs.ndim < 2:
         layout = "[T, *B, I]" if time_major else "[*B, T, I]"
@@ -210,7 +214,7 @@ def run_layers(
     states = None
     if key is not None and not hasattr(key, "dtype"):
         raise ValueError(
-            f"expected rngs to be a key of jax.random, or random state of Flax, got {key!r}; write "
+            f"expected rngs to be a jax.random key, or random state of Flax, got {key!r}; write "
             "jax.random.key(0)."
         )
     if initial_carry is not None:
@@ -220,8 +224,8 @@ def run_layers(
         resets = jnp.asarray(resets)
         if resets.shape != xs.shape[:-1]:
             raise ValueError(
-                f"expected resets of shape {xs.shape[:-1]}, that of the inputs without their "
-                f"features, got {resets.shape}."
+                f"expected resets of shape {xs.shape[:-1]}, the shape of the inputs without the feature "
+                f"axis, got {resets.shape}."
             )
     if seq_lengths is not None:
         seq_lengths = jnp.asarray(seq_lengths)
@@ -245,18 +249,18 @@ def run_layers(
     )
     if not time_major:
         hs = jnp.moveaxis(hs, 0, -2)
-    return (_like(carry, initial_carry), hs) if return_carry else hs
+    return (_convert_carry(carry, initial_carry), hs) if return_carry else hs
 
 
 def _as_states(given: Any, count: int, hidden_size: int, size_name: str) -> list[LSTMState | None]:
-    """The states of all layers and directions, from any of the forms that ``initial_carry`` may have."""
+    """Converts ``initial_carry``, in any of its allowed forms, to a list of states."""
     if is_state(given):
         if count == 1:
             return [as_state("initial_carry", given, hidden_size, size_name)]
         split = f"tuple(LSTMState(C[n], h[n]) for n in range({count}))"
         raise ValueError(
             f"expected initial_carry to be a tuple of {count} LSTMStates, one per layer and direction, got "
-            f"one state; for arrays C and h of shape [L, *B, H] write {split}."
+            f"a single state; for arrays C and h of shape [L, *B, H] write {split}."
         )
     if not isinstance(given, tuple | list) or len(given) != count:
         got = f"{len(given)} entries" if isinstance(given, tuple | list) else type(given).__name__
@@ -273,48 +277,48 @@ def _as_states(given: Any, count: int, hidden_size: int, size_name: str) -> list
 
 
 def _check_batch(states: Sequence[LSTMState | None], xs_shape: Shape, time_major: bool) -> None:
-    """Checks that the states have the batch axes of the inputs, or none."""
+    """Checks that the states have the batch axes of the inputs, or no batch axes."""
     batch_first, time_first = xs_shape[:-2], xs_shape[1:-1]
-    want, other = (time_first, batch_first) if time_major else (batch_first, time_first)
+    expected, other = (time_first, batch_first) if time_major else (batch_first, time_first)
     for state in states:
-        got = want if state is None else jnp.shape(state.h)[:-1]
-        if got in (want, ()):
+        got = expected if state is None else jnp.shape(state.h)[:-1]
+        if got in (expected, ()):
             continue
         layout = "[T, *B, I]" if time_major else "[*B, T, I]"
         hint = f" Set time_major={not time_major} for the other order." if got == other else ""
         raise ValueError(
-            f"expected initial_carry with batch axes {want}, those of inputs of shape {xs_shape}, read as "
+            f"expected initial_carry with batch axes {expected} for inputs of shape {xs_shape}, read as "
             f"{layout}, got {got}; initialize_carry takes the shape of one step, [*B, I].{hint}"
         )
 
 
-def _like(carry: Carry, given: Any) -> Any:
-    """The carry in the form and the dtypes in which it was given, which a scan needs.
+def _convert_carry(carry: Carry, given: Any) -> Any:
+    """Converts the final carry to the form and the dtypes of the given initial carry, which a scan requires.
 
-    C never gets a narrower dtype: it is a sum.
+    The dtype of C is never narrowed, because C is a sum over many steps.
     """
     if given is None:
         return carry
     single = is_state(given)
     states = [given] if single else given
 
-    def like(state: LSTMState, before: Any) -> Any:
-        if before is None:
+    def convert(state: LSTMState, initial: Any) -> Any:
+        if initial is None:
             return state
         C, h = state
         if C is not None:
-            C = C.astype(jnp.promote_types(C.dtype, jnp.result_type(before[0])))
-        state = LSTMState(C, h.astype(jnp.result_type(before[1])))
-        return state if isinstance(before, LSTMState) else tuple(state)
+            C = C.astype(jnp.promote_types(C.dtype, jnp.result_type(initial[0])))
+        state = LSTMState(C, h.astype(jnp.result_type(initial[1])))
+        return state if isinstance(initial, LSTMState) else tuple(state)
 
-    like_given = [like(state, before) for state, before in zip(carry, states, strict=True)]
+    converted = [convert(state, initial) for state, initial in zip(carry, states, strict=True)]
     if single:
-        return like_given[0]
-    return given._make(like_given) if hasattr(given, "_make") else type(given)(like_given)
+        return converted[0]
+    return given._make(converted) if hasattr(given, "_make") else type(given)(converted)
 
 
 def check_seq_lengths(seq_lengths: jax.Array, xs_shape: Shape, time_major: bool) -> None:
-    """Checks that ``seq_lengths`` is ``[*B]``, integers."""
+    """Checks that ``seq_lengths`` has shape ``[*B]`` and an integer dtype."""
     shape = seq_lengths.shape
     if not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
         raise ValueError(
@@ -322,11 +326,11 @@ def check_seq_lengths(seq_lengths: jax.Array, xs_shape: Shape, time_major: bool)
             f"steps pass mask.sum(axis={0 if time_major else -1})."
         )
     batch_first, time_first = xs_shape[:-2], xs_shape[1:-1]
-    want, other = (time_first, batch_first) if time_major else (batch_first, time_first)
-    if shape != want:
+    expected, other = (time_first, batch_first) if time_major else (batch_first, time_first)
+    if shape != expected:
         layout = "[T, *B, I]" if time_major else "[*B, T, I]"
         hint = f" Set time_major={not time_major} for the other order." if shape == other else ""
         raise ValueError(
-            f"expected seq_lengths of shape {want}, one per sequence of inputs, whose shape {xs_shape} "
+            f"expected seq_lengths of shape {expected}, one per sequence of inputs, whose shape {xs_shape} "
             f"is read as {layout}, got {shape}.{hint}"
         )

@@ -1,9 +1,9 @@
-"""Flax NNX modules. Thin: parameters and defaults here, the computation in the core.
+"""Flax NNX modules: parameters and defaults. The core functions do the computation.
 
-``LSTM`` runs whole sequences, with layers, directions, lengths and resets; ``LSTMCell`` is one
-step and drops into ``flax.nnx.RNN`` and ``flax.nnx.Bidirectional``. Neither stores RNG state:
-``LSTM`` works under plain ``jax.jit`` and ``jax.grad`` as under ``nnx.jit`` and ``nnx.grad``, passed as an
-argument or closed over.
+``LSTM`` runs layers and directions over sequences, with lengths and resets. ``LSTMCell`` computes one
+step, and is a cell for ``flax.nnx.RNN`` and ``flax.nnx.Bidirectional``. Neither stores RNG state. ``LSTM``
+works under ``nnx.jit`` and ``nnx.grad``, and also under ``jax.jit`` and ``jax.grad``, as an argument or in
+a closure.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from lstm_jax import serialization  # noqa: F401  registers LSTMParams with Flax
+from lstm_jax import serialization  # noqa: F401  (the import registers LSTMParams with Flax)
 from lstm_jax.cell import Activation, LSTMSpec, Precision, init_lstm, sigmoid, tanh
 from lstm_jax.checks import check_dropout
 from lstm_jax.initializers import Initializer
@@ -29,10 +29,15 @@ from lstm_jax.modules import (
     layer_names,
     run_cell,
     run_layers,
-    with_functions,
+    with_activations,
 )
 from lstm_jax.notation import LSTMParams, LSTMState
-from lstm_jax.options import OTHER_NAMES_OF_MODULES, OptionKeywords, Options, shows_options
+from lstm_jax.options import (
+    FOREIGN_MODULE_KEYWORDS,
+    OptionKeywords,
+    Options,
+    with_options_signature,
+)
 from lstm_jax.stack import input_sizes
 
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -42,8 +47,8 @@ Keys = nnx.Rngs | nnx.RngStream | ArrayLike | None
 class LSTMCell(nnx.RNNCellBase):
     """One step of the LSTM as an NNX module: ``cell(carry, x) -> (carry, h)``.
 
-    Its parameters are the fields of ``spec.Params``: those of :class:`lstm_jax.LSTMParams`, ``w_x [I, 4H]``,
-    ``w_h [H, 4H]`` and ``bias [4H]``, and the cell's own weights if it has any.
+    Its parameters are the fields of ``spec.Params``: ``w_x [I, 4H]``, ``w_h [H, 4H]`` and ``bias [4H]`` of
+    :class:`lstm_jax.LSTMParams`, and the extra weights of the cell, if any.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -78,21 +83,22 @@ class LSTMCell(nnx.RNNCellBase):
         """Draws the parameters from ``rngs.params``.
 
         Args:
-          in_features: I.
-          hidden_features: H.
+          in_features: Input size I.
+          hidden_features: Hidden size H.
           gate_fn: Activation of the gates i, f and o.
           activation_fn: Activation of the candidate values and of the cell state.
-          kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
-          recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
-          bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-          use_bias: Whether there is a bias.
+          kernel_init: Initializer of each gate's input weights. None is the cell's default: Glorot.
+          recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's default:
+            orthogonal.
+          bias_init: Initializer of the packed bias ``[4H]``. None is the cell's default: forget bias 1.
+          use_bias: Whether to create a bias.
           dtype: Compute dtype of a carry made by ``initialize_carry``. None is ``param_dtype``.
           param_dtype: Dtype of the parameters.
           precision: Precision of the matrix products.
           spec: The kind of cell.
           carry_init: Initializer of the arrays of ``initialize_carry``. None is zeros.
           keep_rngs: Accepted as by Flax's cells. It has no effect: no RNG state is stored.
-          rngs: Random state for the parameters; not stored.
+          rngs: Random state for the initialization of the parameters. It is not stored.
           kernel_metadata: Metadata of the ``nnx.Param`` of ``w_x``.
           recurrent_kernel_metadata: Metadata of the ``nnx.Param`` of ``w_h``.
           bias_metadata: Metadata of the ``nnx.Param`` of ``bias``.
@@ -105,7 +111,7 @@ class LSTMCell(nnx.RNNCellBase):
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
-        self.spec = with_functions(spec, gate_fn, activation_fn)
+        self.spec = with_activations(spec, gate_fn, activation_fn)
         self.carry_init = carry_init
         drawn = init_lstm(
             rngs.params(),
@@ -131,7 +137,7 @@ class LSTMCell(nnx.RNNCellBase):
 
     @property
     def params(self) -> LSTMParams:
-        """The parameters as the core takes them."""
+        """The parameters, as the core functions take them."""
         names = [field.name for field in dataclasses.fields(self.spec.Params)]
         return self.spec.Params(**{n: getattr(self, n)[...] for n in names if hasattr(self, n)})
 
@@ -143,7 +149,7 @@ class LSTMCell(nnx.RNNCellBase):
           inputs: ``[*B, I]``. Integers are cast to the compute dtype.
 
         Returns:
-          The new carry, of the type of the given one, and h.
+          The new carry, of the same type as ``carry``, and h.
         """
         return run_cell(
             self.params,
@@ -162,12 +168,12 @@ class LSTMCell(nnx.RNNCellBase):
     ) -> tuple[Any, jax.Array]:
         """Returns a carry ``(c, h)`` for inputs of shape ``[*B, I]``: zeros, or drawn by ``carry_init``.
 
-        It is a plain pair, as that of Flax's cells.
+        It is a plain pair, like the carry of Flax's cells.
 
         Args:
           input_shape: The shape of the inputs of one step.
           rngs: Random state for ``carry_init``: ``nnx.Rngs`` (its stream ``carry``), a stream, or a key.
-          carry_init: Initializer of C and h. None is that of the constructor, or zeros.
+          carry_init: Initializer of C and h. None is the initializer of the constructor, or zeros.
         """
         carry_init = self.carry_init if carry_init is None else carry_init
         dtype = self.param_dtype if self.dtype is None else self.dtype
@@ -185,8 +191,8 @@ class LSTMCell(nnx.RNNCellBase):
 class LSTM(nnx.Module):
     """Stacked, optionally bidirectional LSTM layers over whole sequences.
 
-    The parameters are under ``l0f``, ``l0b``, ``l1f``, ... (layer, forward or backward), each an
-    :class:`LSTMCell`; :attr:`params` gives them to the core functions.
+    The parameters are named ``l0f``, ``l0b``, ``l1f``, ... (layer, forward or backward), each an
+    :class:`LSTMCell`. :attr:`params` converts them for the core functions.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -199,7 +205,7 @@ class LSTM(nnx.Module):
     (4, (2, 5))
     """
 
-    @shows_options
+    @with_options_signature
     def __init__(
         self,
         in_features: int,
@@ -233,29 +239,32 @@ class LSTM(nnx.Module):
         """Draws the parameters from ``rngs.params``.
 
         Args:
-          in_features: I.
-          hidden_features: H of each layer and direction.
-          num_layers: L.
+          in_features: Input size I.
+          hidden_features: Hidden size H of each layer and direction.
+          num_layers: Number of layers L.
           bidirectional: Whether each layer has two directions, whose outputs are concatenated.
-          dropout_rate: Probability of dropping an activation between layers. None follows the last layer.
+          dropout_rate: Probability of dropping an activation between layers. The outputs of the last layer
+            have no dropout.
           gate_fn: As in :class:`LSTMCell`.
           activation_fn: As in :class:`LSTMCell`.
-          kernel_init: Initializer of each gate's input weights. None is the cell's: Glorot.
-          recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's: orthogonal.
-          bias_init: Initializer of the packed bias ``[4H]``. None is the cell's: forget bias 1.
-          use_bias: Whether there is a bias.
-          dtype: Compute dtype. None is that of the inputs.
+          kernel_init: Initializer of each gate's input weights. None is the cell's default: Glorot.
+          recurrent_kernel_init: Initializer of each gate's recurrent weights. None is the cell's default:
+            orthogonal.
+          bias_init: Initializer of the packed bias ``[4H]``. None is the cell's default: forget bias 1.
+          use_bias: Whether to create a bias.
+          dtype: Compute dtype. None is the dtype of the inputs.
           param_dtype: Dtype of the parameters.
           spec: The kind of cell.
           carry_init: Initializer of the arrays of ``initialize_carry``. None is zeros.
           time_major: Whether inputs and outputs are ``[T, *B, ...]`` instead of ``[*B, T, ...]``.
-          return_carry: Whether a call returns the final carry, too. Type checkers expect the argument of
+          return_carry: Whether a call also returns the final carry. Type checkers expect the argument of
             that name in the call instead.
-          reverse: Whether to run backward in time. Outputs stay at their own time.
-          keep_order: Always True: outputs of ``reverse`` keep the order of the inputs.
-          deterministic: Whether dropout is off, until ``train()`` or a call says otherwise.
+          reverse: Whether to run backward in time. Outputs keep the time order of the inputs.
+          keep_order: Must be True: outputs of ``reverse`` keep the time order of the inputs.
+          deterministic: Whether to disable dropout. ``train()``, ``eval()`` and the argument of a call
+            override it.
           keep_rngs: Accepted as by Flax's cells. It has no effect: no RNG state is stored.
-          rngs: Random state for the parameters; not stored.
+          rngs: Random state for the initialization of the parameters. It is not stored.
           kernel_metadata: As in :class:`LSTMCell`.
           recurrent_kernel_metadata: As in :class:`LSTMCell`.
           bias_metadata: As in :class:`LSTMCell`.
@@ -263,9 +272,9 @@ class LSTM(nnx.Module):
             documents them.
 
         Raises:
-          ValueError: If a size is not positive, or an option is none of those allowed.
+          ValueError: If a size is not positive, or the value of an option is invalid.
         """
-        self.options = Options.of("LSTM", options, OTHER_NAMES_OF_MODULES)
+        self.options = Options.of("LSTM", options, FOREIGN_MODULE_KEYWORDS)
         self.in_features = in_features
         self.hidden_features = hidden_features
         self.num_layers = num_layers
@@ -273,7 +282,7 @@ class LSTM(nnx.Module):
         self.dropout_rate = check_dropout("dropout_rate", dropout_rate)
         self.dtype = dtype
         self.param_dtype = param_dtype
-        self.spec = with_functions(spec, gate_fn, activation_fn)
+        self.spec = with_activations(spec, gate_fn, activation_fn)
         self.time_major = time_major
         self.return_carry = return_carry
         self.reverse = reverse
@@ -302,7 +311,7 @@ class LSTM(nnx.Module):
 
     @property
     def params(self) -> tuple[LSTMParams, ...]:
-        """The parameters as :func:`lstm_jax.lstm_stack` takes them."""
+        """The parameters of all layers and directions, as :func:`lstm_jax.lstm_stack` takes them."""
         return tuple(getattr(self, name).params for name in self.layers)
 
     def initialize_carry(
@@ -311,20 +320,21 @@ class LSTM(nnx.Module):
         rngs: Keys = None,
         carry_init: Initializer | None = None,
     ) -> Carry:
-        """Returns carries of every layer and direction, for inputs of one step, of shape ``[*B, I]``.
+        """Returns the carries of all layers and directions, for inputs of shape ``[*B, I]``, one step.
 
-        Their dtype is ``dtype``, or ``param_dtype`` if that is None, as that of the inputs is not known yet.
+        Their dtype is ``dtype``. If that is None, it is ``param_dtype``, because the dtype of the inputs is
+        not known yet.
 
         Args:
           input_shape: The shape of the inputs of one step.
           rngs: Random state for ``carry_init``: ``nnx.Rngs`` (its stream ``carry``), a stream, or a key.
-          carry_init: Initializer of C and h. None is that of the constructor, or zeros.
+          carry_init: Initializer of C and h. None is the initializer of the constructor, or zeros.
         """
         cells: list[LSTMCell] = [getattr(self, name) for name in self.layers]
         per_cell = [rngs] * len(cells)
         if not isinstance(
             rngs, nnx.Rngs | nnx.RngStream | None
-        ):  # a key, also as an array of NumPy
+        ):  # a key, which may be a NumPy array
             per_cell = list(jax.random.split(jnp.asarray(rngs), len(cells)))
         return tuple(
             LSTMState(*cell.initialize_carry(input_shape, keys, carry_init))
@@ -332,10 +342,10 @@ class LSTM(nnx.Module):
         )
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Switches dropout; called by ``nnx.view(model, deterministic=...)``.
+        """Sets ``deterministic``. ``nnx.view(model, deterministic=...)`` calls this method.
 
         Args:
-          deterministic: True turns dropout off. None leaves it as it is.
+          deterministic: Whether to disable dropout. None does not change the value.
         """
         if deterministic is not None:
             self.deterministic = deterministic
@@ -380,23 +390,24 @@ class LSTM(nnx.Module):
           inputs: ``[*B, T, I]``, or ``[T, *B, I]`` if ``time_major``. Integers are cast to the dtype of the
             parameters, or to ``dtype``.
           initial_carry: An :class:`lstm_jax.LSTMState`, or a plain pair ``(c, h)``, for each layer and
-            direction; with one layer and direction also a bare one. None is zeros.
-          seq_lengths: True lengths ``[*B]`` of right-padded sequences.
+            direction. For one layer and direction it may also be a single state. None is zeros.
+          seq_lengths: Numbers of valid steps ``[*B]`` of right-padded sequences.
           resets: Bool ``[*B, T]`` (time first if ``time_major``). True where a new segment starts.
-          return_carry: Whether to return the final carry, too. None is the value of the constructor.
+          return_carry: Whether to also return the final carry. None is the value of the constructor.
           time_major: Whether time is the first axis. None is the value of the constructor.
           reverse: Whether to run backward in time. None is the value of the constructor.
-          keep_order: As in the constructor.
-          deterministic: True turns dropout off. None is ``self.deterministic``, which ``model.eval()``,
+          keep_order: None is the value of the constructor. It must not be False with ``reverse``.
+          deterministic: Whether to disable dropout. None is ``self.deterministic``, which ``model.eval()``,
             ``model.train()`` and ``nnx.view`` set.
           rngs: Random state for dropout: ``nnx.Rngs`` (its stream ``dropout``), a stream, or a key.
 
         Returns:
           The outputs ``[*B, T, D * H]``, or ``(carry, outputs)`` if ``return_carry``. The carry has the form
-          of ``initial_carry``, and the dtype of its h; without one it is a tuple of ``LSTMState``.
+          of ``initial_carry``, and the dtype of its h. If ``initial_carry`` is None, it is a tuple of
+          ``LSTMState``.
 
         Raises:
-          ValueError: As :func:`lstm_jax.lstm_stack` does.
+          ValueError: In the cases of :func:`lstm_jax.lstm_stack`.
         """
         deterministic = self.deterministic if deterministic is None else deterministic
         return run_layers(
@@ -433,8 +444,8 @@ def _carry_keys(rngs: Keys) -> Callable[[], jax.Array]:
         return rngs
     if rngs is None:
         raise ValueError(
-            "expected rngs for carry_init, got None; pass nnx.Rngs(carry=0), one of its streams, or a key of "
-            "jax.random."
+            "expected rngs for carry_init, got None; pass nnx.Rngs(carry=0), one of its streams, or a "
+            "jax.random key."
         )
     key, counter = jnp.asarray(rngs), itertools.count()
     return lambda: jax.random.fold_in(key, next(counter))

@@ -1,8 +1,8 @@
-"""The dictionary of the project: what each letter and each tuple means.
+"""Notation: the dimensions, the types of arrays, the state and the parameters.
 
 Dimensions, in signatures and in names of intermediate arrays:
 
-    T  time steps              B  batch; ``*B`` is any number of leading axes, none included
+    T  time steps              B  batch; ``*B`` is any number of batch axes, possibly none
     I  input size              H  hidden size
     G  gates (4 for the LSTM)  L  layers        D  directions        V  vocabulary
 
@@ -21,23 +21,23 @@ from jaxtyping import Bool, Float, Integer
 
 P = TypeVar("P", bound="LSTMParams")
 Shape = tuple[Any, ...]
-"""Sizes: integers, or symbols when a function is exported for any size."""
+"""A shape. Its sizes are integers, or symbolic dimensions when a function is exported for any size."""
 Xs = Float[ArrayLike, "T *B I"]
 """A sequence of inputs."""
 Hs = Float[jax.Array, "T *B H"]
-"""A sequence of hidden states: what a layer hands to the next."""
+"""A sequence of hidden states, the outputs of a layer."""
 Projected = Float[jax.Array, "*TB GH"]
-"""``gx``: the inputs' share of the gates' pre-activations, bias included."""
+"""``gx``: the part of the pre-activations that depends on the inputs, including the bias."""
 Recurrent = Float[jax.Array, "*B GH"]
-"""``r``: the hidden state's share of the gates' pre-activations."""
+"""``r``: the part of the pre-activations that depends on the hidden state."""
 Resets = Bool[ArrayLike, "T *B"]
-"""True at t: a boundary between t-1 and t."""
+"""Flags of new segments. True at t means that a segment starts at t."""
 Lengths = Integer[ArrayLike, "*B"]
-"""True lengths of right-padded sequences."""
+"""Numbers of valid steps of right-padded sequences."""
 
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
-    """float32 for the half precisions, ``dtype`` itself for float32 and float64."""
+    """Returns float32 for 16-bit types, and ``dtype`` for float32 and float64."""
     return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
 
 
@@ -45,9 +45,9 @@ class LSTMState(NamedTuple):
     """The carry of the recurrence.
 
     Attributes:
-      C: cell state ``[*B, H]``, at least float32 whatever the compute dtype: it is a sum
-        over many steps, and small addends must not be lost.
-      h: hidden state ``[*B, H]`` in the compute dtype.
+      C: Cell state ``[*B, H]``, at least float32 for every compute dtype. It is a sum over many steps,
+        which would lose small addends in 16 bits.
+      h: Hidden state ``[*B, H]`` in the compute dtype.
     """
 
     C: jax.Array
@@ -57,10 +57,10 @@ class LSTMState(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LSTMParams:
-    """The weights of one layer and direction, packed in gate order i, f, g, o: a pytree.
+    """The weights of one layer and direction, packed in gate order i, f, g, o. It is a pytree.
 
-    A cell with more weights subclasses it, see :attr:`lstm_jax.LSTMSpec.Params`. Tree transformations put
-    other values than arrays into the fields, so they are annotated ``Any``.
+    A cell with extra weights subclasses it, see :attr:`lstm_jax.LSTMSpec.Params`. The fields are annotated
+    ``Any``, because tree transformations put values into them that are not arrays.
 
     Attributes:
       w_x: Input weights ``[I, 4H]``.
@@ -95,12 +95,12 @@ class LSTMParams:
         b_C: Float[ArrayLike, " H"],
         b_o: Float[ArrayLike, " H"],
     ) -> "LSTMParams":
-        """Packs the textbook's matrices, each ``[H, H + I]``, which multiply ``[h, x]``.
+        """Packs the matrices of the equations, each ``[H, H + I]``, which multiply ``[h, x]``.
 
         Source: the six equations in :mod:`lstm_jax.cell`.
 
         Raises:
-          ValueError: if a matrix is not ``[H, H + I]`` or a bias not ``[H]``.
+          ValueError: If the shape of a matrix is not ``[H, H + I]``, or the shape of a bias is not ``[H]``.
 
         >>> import jax.numpy as jnp
         >>> W, b = jnp.ones((3, 3 + 2)), jnp.zeros(3)          # H = 3, I = 2
@@ -113,24 +113,24 @@ class LSTMParams:
         shape = matrices[0].shape
         if len(shape) != 2 or shape[1] <= shape[0] or any(W.shape != shape for W in matrices):
             raise ValueError(
-                "expected four matrices of one shape [H, H + I] with I >= 1, got "
-                f"{[W.shape for W in matrices]} for W_i, W_f, W_C, W_o; a matrix that "
-                "multiplies from the right must be transposed first."
+                "expected four matrices of the same shape [H, H + I] with I >= 1, got "
+                f"{[W.shape for W in matrices]} for W_i, W_f, W_C, W_o; transpose matrices that multiply "
+                "from the right."
             )
         H = shape[0]
         if any(b.shape != (H,) for b in biases):
             raise ValueError(
-                f"expected four biases of shape ({H},), as many as the matrices have rows, "
+                f"expected four biases of shape ({H},), the number of rows of the matrices, "
                 f"got {[b.shape for b in biases]} for b_i, b_f, b_C, b_o."
             )
         packed = jnp.concatenate(matrices).T  # [H + I, 4H]
         return cls(w_x=packed[H:], w_h=packed[:H], bias=jnp.concatenate(biases))
 
     def to_gates(self) -> dict[str, jax.Array]:
-        """The inverse of :meth:`from_gates`, as its keyword arguments.
+        """Returns the keyword arguments of :meth:`from_gates` for these parameters.
 
         Raises:
-          ValueError: if these are not the weights of four gates.
+          ValueError: If the parameters are not those of a cell with four gates.
 
         >>> import jax.numpy as jnp
         >>> params = LSTMParams(jnp.ones((2, 12)), jnp.ones((3, 12)), jnp.zeros(12))
@@ -139,7 +139,9 @@ class LSTMParams:
         ((3, 5), (3,))
         """
         if self.w_h.shape[1] != 4 * self.w_h.shape[0]:
-            raise ValueError(f"expected w_h of shape [H, 4H], four gates, got {self.w_h.shape}.")
+            raise ValueError(
+                f"expected w_h of shape [H, 4H], a cell with four gates, got {self.w_h.shape}."
+            )
         packed = jnp.concatenate([self.w_h, self.w_x]).T  # [4H, H + I]
         bias = jnp.zeros_like(packed[:, 0]) if self.bias is None else self.bias
         matrices = dict(zip(("W_i", "W_f", "W_C", "W_o"), jnp.split(packed, 4), strict=True))
@@ -147,7 +149,8 @@ class LSTMParams:
         return matrices | biases
 
 
-# Exported functions may take and return both. Writing them needs the package flatbuffers, the extra `export`.
+# Exported functions may take and return states and parameters. Serializing such a function needs the package
+# flatbuffers (extra `export`).
 jax.export.register_namedtuple_serialization(LSTMState, serialized_name="lstm_jax.LSTMState")
 jax.export.register_pytree_node_serialization(
     LSTMParams,

@@ -1,4 +1,4 @@
-"""The tuning options of a layer: how it is computed, not what it computes.
+"""The tuning options of a layer, which affect its speed and memory but not its result.
 
 :class:`Options` documents them. Functions and modules take them as keywords, and pass them on as one value.
 """
@@ -18,7 +18,7 @@ from lstm_jax.partition import Partition
 F = TypeVar("F", bound=Callable[..., Any])
 log = logging.getLogger("lstm_jax")
 RESIDUALS = ("save", "recompute")
-OTHER_NAMES = {
+FOREIGN_KEYWORDS = {
     **dict.fromkeys(("seq_lengths", "sequence_length"), "lengths"),
     **dict.fromkeys(("inputs", "input", "input_sequence", "sequences"), "xs"),
     **dict.fromkeys(("initial_carry", "carry", "hidden", "hx", "h_0"), "state or states"),
@@ -29,10 +29,10 @@ OTHER_NAMES = {
     "reset_states": "reset_state",
     "dones": "resets=dones.astype(bool)",
     "mask": "lengths=mask.sum(axis=0)",
-    "dropout_rate": "dropout, of lstm_stack",
-    **dict.fromkeys(("rngs", "rng"), "key, a key of jax.random, of lstm_stack"),
+    "dropout_rate": "dropout in a call of lstm_stack",
+    **dict.fromkeys(("rngs", "rng"), "key, a jax.random key, in a call of lstm_stack"),
     **dict.fromkeys(
-        ("num_layers", "layers"), "nothing: lstm_stack runs as many layers as it has params"
+        ("num_layers", "layers"), "nothing: lstm_stack runs one layer per entry of params"
     ),
     **dict.fromkeys(("bidirectional", "dropout", "key"), "it in a call of lstm_stack"),
     **dict.fromkeys(
@@ -42,34 +42,36 @@ OTHER_NAMES = {
         ("return_carry", "return_state"), "nothing: the final state is always the first result"
     ),
     "return_sequences": "final_state_only=True for False",
-    "keep_order": "nothing: outputs stay at their own time",
-    "go_backwards": "reverse=True; outputs stay at their own time",
+    "keep_order": "nothing: outputs always keep the time order of the inputs",
+    "go_backwards": "reverse=True; outputs keep the time order of the inputs",
     "deterministic": "dropout=0.0",
-    "param_dtype": "dtype, the compute dtype; the parameters keep theirs",
+    "param_dtype": "dtype, the compute dtype; the parameters keep their dtype",
 }
-"""Keywords of other libraries and of the Flax modules, and the text to write in a call of the functions."""
-OTHER_NAMES_OF_MODULES = {
+"""Keywords of other libraries and of the Flax modules, each with what to write in a call of the functions."""
+FOREIGN_MODULE_KEYWORDS = {
     "input_size": "in_features",
     **dict.fromkeys(("hidden_size", "units"), "hidden_features"),
-    **dict.fromkeys(("dropout", "recurrent_dropout"), "dropout_rate, of dropout between layers"),
-    "batch_first": "nothing: modules are batch first; time_major=True is for time first",
+    **dict.fromkeys(
+        ("dropout", "recurrent_dropout"), "dropout_rate, the rate of dropout between layers"
+    ),
+    "batch_first": "nothing: modules are batch first; for time first write time_major=True",
     "bias": "use_bias",
     **dict.fromkeys(("lengths", "seq_lengths", "mask"), "seq_lengths in the call"),
     **dict.fromkeys(
         ("state", "states", "initial_carry", "initial_state"), "initial_carry in the call"
     ),
     **dict.fromkeys(("resets", "dones"), "resets in the call"),
-    "go_backwards": "reverse=True; outputs stay at their own time",
+    "go_backwards": "reverse=True; outputs keep the time order of the inputs",
     "return_state": "return_carry=True",
     "kernel_initializer": "kernel_init",
     "recurrent_initializer": "recurrent_kernel_init",
     "bias_initializer": "bias_init",
 }
-"""The same for the constructor of the NNX module."""
+"""Keywords of other libraries, each with what to write in the constructor of the NNX module."""
 
 
 class OptionKeywords(TypedDict, total=False):
-    """The fields of :class:`Options` as keywords, for type checkers."""
+    """For type checkers: the fields of :class:`Options` as keywords."""
 
     precision: Precision
     backend: str
@@ -81,24 +83,24 @@ class OptionKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Options:
-    """How a layer is computed. No option changes the result by more than rounding.
+    """Options that tune the speed and the memory of a layer. They change its result by rounding only.
 
     Attributes:
       precision: Precision of the matrix products, as in :func:`jax.numpy.dot`. None is JAX's default.
-      backend: "auto", the fastest of the platform that can run the layer, or a name from
-        :data:`lstm_jax.backends.BACKENDS`: "scan", "xla", "cpu", "tpu", "cudnn". A named backend runs, or
-        raises an error that says why it cannot.
-      remat_every: Number of time steps between states that are stored for the backward pass. The steps in
-        between are computed again: memory for ``T / k + k`` steps in place of T, for one more forward pass.
-        None stores what every step needs.
-      residuals: What each step stores for its backward pass: "save" the gates' pre-activations, C and h
-        (6 arrays ``[T, *B, H]``), or C and h alone and "recompute" the pre-activations.
-      unroll: Time steps per iteration of the compiled loop, at least 1. None is 1, but 8 on GPUs under
-        "auto". The loops of "cpu", "tpu" and "cudnn" do not honour it.
-      partition: The mesh axes over which the layer is sharded. None leaves it to the arguments' sharding.
+      backend: "auto" for the fastest backend of the platform that can run the layer, or a name from
+        :data:`lstm_jax.backends.BACKENDS`: "scan", "xla", "cpu", "tpu", "cudnn". A backend that is selected
+        by name runs, or raises an error that says why it cannot.
+      remat_every: Number of time steps k between the states that are stored for the backward pass. The steps
+        between them are recomputed. This takes memory for ``T / k + k`` steps instead of T, and the time of
+        one more forward pass. None stores the residuals of every step.
+      residuals: "save" stores the pre-activations, C and h of each step for the backward pass (6 arrays
+        ``[T, *B, H]``). "recompute" stores C and h, and recomputes the pre-activations.
+      unroll: Time steps per iteration of the compiled loop, at least 1. None is 8 on GPUs under "auto", and 1
+        elsewhere. The loops of "cpu", "tpu" and "cudnn" ignore it.
+      partition: The mesh axes over which the layer is sharded. None leaves the sharding to the compiler.
 
     Raises:
-      ValueError: If a value is not one of those above.
+      ValueError: If a value is invalid.
 
     >>> Options(backend="scan", unroll=4).unroll
     4
@@ -113,48 +115,51 @@ class Options:
 
     @classmethod
     def of(
-        cls, function: str, keywords: Mapping[str, Any], other: Mapping[str, str] = OTHER_NAMES
+        cls,
+        function: str,
+        keywords: Mapping[str, Any],
+        foreign: Mapping[str, str] = FOREIGN_KEYWORDS,
     ) -> "Options":
-        """Returns the options among the keywords that ``function`` was called with.
+        """Creates the options from the ``**options`` of a call.
 
         Args:
-          function: The name of the function, for the message.
-          keywords: The keywords that are not its other arguments.
-          other: The text to write for each keyword of another library.
+          function: The name of the called function, for the error message.
+          keywords: The ``**options`` of the call.
+          foreign: Keywords of other libraries, each with what to write instead.
 
         Raises:
-          TypeError: If there are other keywords. The message has the name that is used here, if it is known.
+          TypeError: If a keyword is unknown. For a keyword in ``foreign``, the message says what to write.
         """
         unknown = keywords.keys() - {field.name for field in fields(cls)}
         if unknown:
             name = min(unknown)
-            hint = f"; write {other[name]}" if name in other else ""
+            hint = f"; write {foreign[name]}" if name in foreign else ""
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}.")
         return cls(**keywords)
 
     def keywords(self) -> OptionKeywords:
-        """Returns the options as keywords, as the functions take them."""
+        """Returns the options as keywords for a function call."""
         return cast(OptionKeywords, dict(vars(self)))
 
     def for_steps(self, T: Any) -> "Options":
-        """Returns the options for a sequence of T steps, which may be a symbol in an export.
+        """Returns the options for a sequence of T steps. T is symbolic if a function is exported for any T.
 
         Raises:
-          ValueError: If an option needs a known number of steps.
+          ValueError: If T is symbolic and an option needs its value.
         """
         if isinstance(T, int):
             return self
         if self.remat_every is not None:
             raise ValueError(
                 f"expected a known number of steps for remat_every={self.remat_every}, got T = {T}; export "
-                "with a fixed T, or without remat_every, which changes the memory of gradients alone."
+                "with a fixed T, or omit remat_every, which only affects the memory of gradients."
             )
         if self.unroll in (None, 1):
             return self
         if self.backend != "auto":
             raise ValueError(
                 f"expected a known number of steps for unroll={self.unroll}, got T = {T}; export with a "
-                "fixed T, or without unroll."
+                "fixed T, or omit unroll."
             )
         _log_ignored_unroll(self.unroll)
         return replace(self, unroll=None)
@@ -163,7 +168,7 @@ class Options:
         if self.backend not in ("auto", *BACKENDS):
             raise ValueError(
                 f"expected backend to be one of {['auto', *BACKENDS]}, got {self.backend!r}; "
-                '"auto" takes the fastest that can run.'
+                '"auto" selects the fastest backend that can run.'
             )
         if self.residuals not in RESIDUALS:
             raise ValueError(
@@ -181,11 +186,11 @@ class Options:
                 object.__setattr__(self, name, check_size(name, steps))
 
 
-def shows_options(function: F) -> F:
-    """Shows the options as keywords in the signature of a function that takes ``**options``.
+def with_options_signature(function: F) -> F:
+    """Replaces ``**options`` in the signature of a function by the fields of :class:`Options`.
 
     >>> import inspect
-    >>> @shows_options
+    >>> @with_options_signature
     ... def run(xs, **options): ...
     >>> list(inspect.signature(run).parameters)
     ['xs', 'precision', 'backend', 'remat_every', 'residuals', 'unroll', 'partition']
@@ -200,4 +205,4 @@ def shows_options(function: F) -> F:
 
 @lru_cache
 def _log_ignored_unroll(unroll: int) -> None:
-    log.warning("unroll=%d has no effect: the number of time steps is a symbol.", unroll)
+    log.warning("unroll=%d has no effect: the number of time steps is symbolic.", unroll)

@@ -1,9 +1,10 @@
-"""The product of a sequence with a weight, such that the weight's gradient is a fast product on CPU.
+"""The product of a sequence with a weight matrix, with a gradient that is fast on CPU.
 
-The gradient of ``xs @ w`` with respect to w, with xs ``[T, *B, N]``, contracts T and B as separate axes. For
-that XLA on CPU writes a transposed copy of its operands. Over rows ``[T·B, N]`` it does not: half the time,
-the same bits. But if XLA partitions the program, merged rows of a sharded B are gathered on every device.
-So the rows are merged when the program is lowered, where it is known whether it is partitioned.
+For ``xs @ w`` with xs ``[T, *B, N]``, the gradient with respect to w contracts the axes T and B. For two
+contracted axes XLA:CPU makes transposed copies of the operands. For one merged axis ``[T·B, N]`` it does not,
+which takes half the time and gives the same bits. If XLA partitions the program, though, merging a sharded B
+makes every device gather the whole array. The decision is therefore made when the program is lowered, where
+it is known whether XLA partitions it.
 """
 
 import math
@@ -21,7 +22,7 @@ from lstm_jax.target import partitioned_reason
 
 
 def project(xs: jax.Array, w: jax.Array, precision: Any = None) -> jax.Array:
-    """``xs @ w``, for xs ``[*N, I]`` and w ``[I, M]``: :func:`jnp.dot` with another derivative by w."""
+    """Returns ``xs @ w`` for xs ``[*N, I]`` and w ``[I, M]``, with a custom derivative with respect to w."""
     if not _can_merge(xs, w):
         return jnp.dot(xs, w, precision=precision)
     return _differentiable(xs, w, precision)
@@ -29,7 +30,7 @@ def project(xs: jax.Array, w: jax.Array, precision: Any = None) -> jax.Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _differentiable(xs: jax.Array, w: jax.Array, precision: Any) -> jax.Array:
-    return jnp.dot(xs, w, precision=precision)  # as policies of jax.checkpoint know it
+    return jnp.dot(xs, w, precision=precision)  # a dot_general, which checkpoint policies recognize
 
 
 def _jvp(precision: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
@@ -37,28 +38,28 @@ def _jvp(precision: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Ar
     ys = jnp.dot(xs, w, precision=precision)
     if isinstance(dw, SymbolicZero):
         return ys, jnp.dot(dxs, w, precision=precision)
-    by_w = product(xs, dw, precision)
+    dys_of_w = product(xs, dw, precision)
     if isinstance(dxs, SymbolicZero):
-        return ys, by_w
-    return ys, jnp.dot(dxs, w, precision=precision) + by_w
+        return ys, dys_of_w
+    return ys, jnp.dot(dxs, w, precision=precision) + dys_of_w
 
 
 _differentiable.defjvp(_jvp, symbolic_zeros=True)
 
 
 def product(xs: jax.Array, w: jax.Array, precision: Any = None) -> jax.Array:
-    """``xs @ w`` as :func:`project`, but linear in each argument also for :func:`jax.linear_transpose`."""
+    """Returns ``xs @ w`` like :func:`project`, as an operation that :func:`jax.linear_transpose` accepts."""
     if not _can_merge(xs, w):
         return jnp.dot(xs, w, precision=precision)
-    if precision is None:  # that of this moment, not of the lowering
+    if precision is None:  # the default at trace time, which may differ when the program is lowered
         precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return product_p.bind(xs, w, precision=precision)
 
 
 def _can_merge(xs: Any, w: Any) -> bool:
-    """Whether there are rows to merge.
+    """Returns whether the leading axes of xs can be merged.
 
-    Not for Explicit axes, nor where only one of the two varies over the devices of a ``shard_map``.
+    They cannot under Explicit axes, or if only one of xs and w varies over the devices of a ``shard_map``.
     """
     if jnp.ndim(xs) < 3 or jnp.ndim(w) != 2:
         return False
@@ -72,38 +73,41 @@ def _dot(a: jax.Array, b: jax.Array, contract: Any, precision: Any) -> jax.Array
 
 
 def _product(xs: jax.Array, w: jax.Array, *, precision: Any) -> jax.Array:
-    return _dot(xs, w, _last_and(0, xs), precision)
+    return _dot(xs, w, _contract_last_with(0, xs), precision)
 
 
 def _outer(xs: jax.Array, zs: jax.Array, *, precision: Any) -> jax.Array:
-    """The sum over all rows of the outer products of xs ``[*N, I]`` and zs ``[*N, M]``."""
-    return _dot(xs, zs, _rows(xs), precision)
+    """Returns the sum over all rows of the outer products of xs ``[*N, I]`` and zs ``[*N, M]``."""
+    return _dot(xs, zs, _contract_rows(xs), precision)
 
 
 def _product_merged(xs: jax.Array, w: jax.Array, *, precision: Any) -> jax.Array:
-    return _product(_merged(xs), w, precision=precision).reshape(*xs.shape[:-1], w.shape[-1])
+    return _product(_merge_rows(xs), w, precision=precision).reshape(*xs.shape[:-1], w.shape[-1])
 
 
 def _outer_merged(xs: jax.Array, zs: jax.Array, *, precision: Any) -> jax.Array:
-    return _outer(_merged(xs), _merged(zs), precision=precision)
+    return _outer(_merge_rows(xs), _merge_rows(zs), precision=precision)
 
 
-def _merged(a: jax.Array) -> jax.Array:
-    """All rows along one axis."""
+def _merge_rows(a: jax.Array) -> jax.Array:
+    """Merges all axes but the last."""
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
-def _last_and(axis: int, xs: Any) -> Any:
+def _contract_last_with(axis: int, xs: Any) -> Any:
     return (xs.ndim - 1,), (axis,)
 
 
-def _rows(xs: Any) -> Any:
+def _contract_rows(xs: Any) -> Any:
     axes = tuple(range(xs.ndim - 1))
     return axes, axes
 
 
 def _primitive(name: str, contract: Callable[[Any], Any], plain: Any, merged: Any) -> Primitive:
-    """A product as a primitive: ``merged`` on CPU if the program is not partitioned, else ``plain``."""
+    """Creates the primitive of a product.
+
+    It is lowered to ``merged`` on CPU if XLA does not partition the program, and otherwise to ``plain``.
+    """
     primitive = Primitive(name)
     primitive.def_impl(plain)
 
@@ -131,27 +135,27 @@ def _primitive(name: str, contract: Callable[[Any], Any], plain: Any, merged: An
     return primitive
 
 
-product_p = _primitive("lstm_product", partial(_last_and, 0), _product, _product_merged)
-outer_p = _primitive("lstm_outer", _rows, _outer, _outer_merged)
+product_p = _primitive("lstm_product", partial(_contract_last_with, 0), _product, _product_merged)
+outer_p = _primitive("lstm_outer", _contract_rows, _outer, _outer_merged)
 
 
 def _batch_product(operands: Any, dims: Any, **params: Any) -> Any:
-    """The inputs' mapped axis is one more axis of rows."""
+    """Implements the batching rule. A mapped axis of xs becomes a leading axis of xs."""
     (xs, w), (dim, w_dim) = operands, dims
     if w_dim is None:
         return product_p.bind(jnp.moveaxis(xs, dim, 0), w, **params), 0
-    of_members: Any = partial(_product, **params)
-    return jax.vmap(of_members, in_axes=dims)(xs, w), 0
+    batched: Any = partial(_product, **params)
+    return jax.vmap(batched, in_axes=dims)(xs, w), 0
 
 
 batching.primitive_batchers[product_p] = _batch_product
 ad.defbilinear(
     product_p,
-    lambda ct, xs, w, precision: _dot(ct, w, _last_and(1, ct), precision),
+    lambda ct, xs, w, precision: _dot(ct, w, _contract_last_with(1, ct), precision),
     lambda ct, xs, w, precision: outer_p.bind(xs, ct, precision=precision),
 )
 ad.defbilinear(
     outer_p,
-    lambda ct, xs, zs, precision: _dot(zs, ct, _last_and(1, zs), precision),
-    lambda ct, xs, zs, precision: _dot(xs, ct, _last_and(0, xs), precision),
+    lambda ct, xs, zs, precision: _dot(zs, ct, _contract_last_with(1, zs), precision),
+    lambda ct, xs, zs, precision: _dot(xs, ct, _contract_last_with(0, xs), precision),
 )

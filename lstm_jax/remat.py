@@ -1,6 +1,6 @@
-"""Checkpointing in time: keep the state at the start of each chunk, compute the rest again.
+"""Checkpointing in time: stores the state at the start of each chunk, and recomputes the steps.
 
-Chen, Xu, Zhang & Guestrin (2016), Training deep nets with sublinear memory cost; for recurrent
+Sources: Chen, Xu, Zhang & Guestrin (2016), Training deep nets with sublinear memory cost; for recurrent
 networks Gruslys et al. (2016), Memory-efficient backpropagation through time.
 """
 
@@ -17,10 +17,13 @@ from lstm_jax.notation import LSTMState
 Run = Callable[[Operands], Outputs]
 
 
-def in_chunks(run: Run, operands: Operands, every: int, reverse: bool) -> Outputs:
-    """``run`` over chunks of ``every`` steps, the last one shorter, each under ``jax.checkpoint``."""
-    whole = operands.xs.shape[0] // every * every
-    chunks, rest = _split(operands, whole)
+def run_in_chunks(run: Run, operands: Operands, every: int, reverse: bool) -> Outputs:
+    """Applies ``run`` to chunks of ``every`` steps, each under ``jax.checkpoint``.
+
+    The last chunk is shorter if ``every`` does not divide the number of steps.
+    """
+    T_full = operands.xs.shape[0] // every * every  # the steps in full chunks
+    chunks, remainder = _split(operands, T_full)
 
     def chunk(state: LSTMState, arrays: Any) -> Outputs:
         xs, begin, hold = arrays
@@ -30,17 +33,17 @@ def in_chunks(run: Run, operands: Operands, every: int, reverse: bool) -> Output
         return jax.checkpoint(chunk, prevent_cse=False)(state, arrays)
 
     def loop(state: LSTMState) -> Outputs:
-        stacked = jax.tree.map(lambda a: a.reshape(whole // every, every, *a.shape[1:]), chunks)
+        stacked = jax.tree.map(lambda a: a.reshape(T_full // every, every, *a.shape[1:]), chunks)
         state, hs = jax.lax.scan(body, state, stacked, reverse=reverse)
-        return state, jax.tree.map(lambda hs: hs.reshape(whole, *hs.shape[2:]), hs)
+        return state, jax.tree.map(lambda hs: hs.reshape(T_full, *hs.shape[2:]), hs)
 
-    if whole == operands.xs.shape[0]:
+    if T_full == operands.xs.shape[0]:
         return loop(operands.state)
-    tail = partial(jax.checkpoint(chunk), arrays=rest)
-    first, second = (tail, loop) if reverse else (loop, tail)
-    state, hs = first(operands.state)
-    state, hs_after = second(state)
-    parts = (hs_after, hs) if reverse else (hs, hs_after)
+    short_chunk = partial(jax.checkpoint(chunk), arrays=remainder)
+    first, second = (short_chunk, loop) if reverse else (loop, short_chunk)
+    state, hs_first = first(operands.state)
+    state, hs_second = second(state)
+    parts = (hs_second, hs_first) if reverse else (hs_first, hs_second)
     return state, jax.tree.map(lambda *hs: jnp.concatenate(hs), *parts)
 
 

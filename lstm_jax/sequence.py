@@ -1,4 +1,4 @@
-"""``lstm``: a whole sequence through one layer, with lengths, resets and direction."""
+"""``lstm``: one layer over a sequence, with lengths, resets and direction."""
 
 from functools import partial
 from typing import Any, Literal, Unpack, overload
@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from lstm_jax.backends import choose
 from lstm_jax.backends.problem import Operands, Outputs, Settings
-from lstm_jax.carry import broadcast, mask_unread, select, vary_as, zeros_beside
+from lstm_jax.carry import broadcast, mask_unread, match_varying_axes, select, zeros_sharded_like
 from lstm_jax.cell import LSTMSpec, cast
 from lstm_jax.checks import (
     check_bool,
@@ -24,9 +24,9 @@ from lstm_jax.checks import (
     check_xs,
 )
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
-from lstm_jax.options import OptionKeywords, Options, shows_options
+from lstm_jax.options import OptionKeywords, Options, with_options_signature
 from lstm_jax.partition import over_mesh
-from lstm_jax.remat import in_chunks
+from lstm_jax.remat import run_in_chunks
 
 
 @overload
@@ -63,7 +63,7 @@ def lstm(
 ) -> LSTMState: ...
 
 
-@shows_options
+@with_options_signature
 def lstm(
     params: LSTMParams,
     xs: Xs,
@@ -82,34 +82,33 @@ def lstm(
 
     Args:
       params: The weights of the layer.
-      xs: Inputs ``[T, *B, I]``, time first, with any number of batch axes, also none.
-      state: The state at the start of the sequence: ``C`` and ``h`` of shape ``[*B, H]``, or ``[H]`` if all
-        sequences share it. None starts from ``reset_state``. Running a sequence in chunks, each from the
-        final state of the chunk before, gives the result of the whole sequence.
+      xs: Inputs ``[T, *B, I]``, time first, with any number of batch axes, possibly none.
+      state: The initial state: ``C`` and ``h`` of shape ``[*B, H]``, or ``[H]`` to use one state for all
+        sequences. None is ``reset_state``. A sequence may be run in chunks, each from the final state of the
+        chunk before, with the same result.
       spec: The kind of cell.
-      lengths: True lengths ``[*B]`` of right-padded sequences, clipped to ``[0, T]``. Outputs in the padding
-        are 0, and the padding leaves the state as it is. Values in the padding, also NaN, reach neither
-        outputs nor gradients.
-      resets: Bool ``[T, *B]``. True at t means that step t starts a new segment. Forward, step t reads
-        ``reset_state``. In reverse, the state is reset after step t, before step t-1 reads it. Resets in the
-        padding have no effect.
-      reset_state: The state at the start of a new segment, shaped like ``state``. None is zeros. A learned
-        initial state goes here. It is never ``state``, which is the carry of an earlier chunk.
-      reverse: Whether to run from the last step to the first. Outputs stay at their own time.
-      dtype: The compute dtype. None is that of xs. Weights are cast to it, ``h`` and ``hs`` have it, ``C`` is
-        at least float32.
-      final_state_only: Whether to return the final state alone. No array ``[T, *B, H]`` is then stored for
-        the outputs.
+      lengths: Numbers of valid steps ``[*B]`` of right-padded sequences, clipped to ``[0, T]``. Padding steps
+        leave the state unchanged, and their outputs are 0. Values in the padding, including NaN, affect
+        neither outputs nor gradients.
+      resets: Bool ``[T, *B]``. True at t means that a new segment starts at step t. In the forward direction,
+        step t reads ``reset_state``. In reverse, the state is reset after step t, before step t-1 reads it.
+        Resets in the padding have no effect.
+      reset_state: The state at the start of a segment, with the shapes of ``state``. None is zeros. Pass a
+        learned initial state here, and not as ``state``, which is for the carry of an earlier chunk.
+      reverse: Whether to run from the last step to the first. Outputs keep the time order of the inputs.
+      dtype: The compute dtype, to which the weights are cast. None is the dtype of xs. ``h`` and ``hs`` have
+        this dtype, ``C`` has at least float32.
+      final_state_only: Whether to return only the final state. The outputs ``[T, *B, H]`` are not stored.
       **options: The tuning options: ``precision``, ``backend``, ``remat_every``, ``residuals``, ``unroll``
         and ``partition``. :class:`lstm_jax.Options` documents them.
 
     Returns:
       The final state (at the last valid step; in reverse, at the first step) and the hidden states
-      ``[T, *B, H]``; or the final state alone.
+      ``[T, *B, H]``. Only the final state if ``final_state_only``.
 
     Raises:
-      ValueError: If shapes, dtypes or options do not fit, at trace time. The message says what was expected,
-        what was given, and how to fix it.
+      ValueError: If shapes, dtypes or options are invalid. It is raised at trace time. The message says what
+        was expected, what was given, and how to fix it.
 
     Source: the equations in :mod:`lstm_jax.cell`.
 
@@ -170,14 +169,14 @@ def lstm(
 
 @partial(jax.jit, static_argnames=("settings", "dtype", "options"))
 def _lstm(*arrays: Any, settings: Settings, dtype: jnp.dtype, options: Options) -> Outputs:
-    """``lstm`` on checked arguments; jitted, so that it compiles once per shape when called eagerly."""
+    """Implements ``lstm`` for validated arguments. As it is jitted, eager calls compile once per shape."""
     if options.partition is None:
-        return _on_one_device(*arrays, settings=settings, dtype=dtype, options=options)
-    layer = partial(_on_one_device, dtype=dtype, options=options)
+        return _run_layer(*arrays, settings=settings, dtype=dtype, options=options)
+    layer = partial(_run_layer, dtype=dtype, options=options)
     return over_mesh(layer, options.partition, settings, dtype, *arrays)
 
 
-def _on_one_device(
+def _run_layer(
     params: LSTMParams,
     xs: jax.Array,
     state: LSTMState | None,
@@ -189,45 +188,45 @@ def _on_one_device(
     dtype: jnp.dtype,
     options: Options,
 ) -> Outputs:
-    """The layer, as one program or as the program of each device of a partition."""
+    """Runs the layer. With a partition it is called inside ``shard_map``, on the shards of one device."""
     spec, reverse = settings.spec, settings.reverse
     params = cast(params, dtype)
     params = params.replace(w_h=replicate(params.w_h))
-    zero = zeros_beside(xs.sum(axis=(0, -1)), spec, spec.hidden_size(params), dtype)
+    zero = zeros_sharded_like(xs.sum(axis=(0, -1)), spec, spec.hidden_size(params), dtype)
     reset_state = zero if reset_state is None else broadcast(reset_state, zero)
     state = reset_state if state is None else broadcast(state, zero)
 
     hold = begin = None
     if lengths is not None:
-        hold = padding(lengths, xs)
+        hold = padding_mask(lengths, xs)
     if resets is not None:
         begin = resets if hold is None else resets & ~hold
         if reverse:
-            # A boundary before t is met after step t: by the step t-1, or by the final state.
+            # The state is reset after step t, so step t-1 or, for t = 0, the final state gets reset_state.
             boundaries = jnp.pad(begin, [(0, 1)] + [(0, 0)] * (begin.ndim - 1))
-            begin, last = boundaries[1:], boundaries[0]
+            begin, reset_at_end = boundaries[1:], boundaries[0]
 
-    state = vary_as(state, params, xs, begin, hold, reset_state)
-    read, reset_read, idle = mask_unread(state, reset_state, begin, hold, reverse)
-    operands = Operands(params, xs.astype(dtype), read, reset_read, begin, hold)
+    state = match_varying_axes(state, params, xs, begin, hold, reset_state)
+    masked_state, masked_reset, only_padding = mask_unread(state, reset_state, begin, hold, reverse)
+    operands = Operands(params, xs.astype(dtype), masked_state, masked_reset, begin, hold)
     backend = choose(options.backend, settings, operands)
     if options.remat_every is None:
         final_state, hs = backend.unroll(settings, operands)
     else:
         run = partial(backend.unroll, settings)
-        final_state, hs = in_chunks(run, operands, options.remat_every, reverse)
+        final_state, hs = run_in_chunks(run, operands, options.remat_every, reverse)
     chex.assert_trees_all_equal_shapes_and_dtypes(final_state, state)
-    final_state = select(idle, state, final_state)
+    final_state = select(only_padding, state, final_state)
     if resets is not None and reverse:
-        final_state = select(last, reset_state, final_state)
+        final_state = select(reset_at_end, reset_state, final_state)
     return final_state, hs
 
 
 def replicate(w_h: jax.Array) -> jax.Array:
-    """``w_h``, all of it on every device before the loop starts.
+    """Replicates ``w_h`` on all devices before the loop, if all mesh axes are Auto.
 
-    Where XLA's partitioner may choose (all axes Auto), it would otherwise communicate in every step
-    for weights that are sharded over the axis of the batch (FSDP).
+    Otherwise XLA's partitioner would gather weights that are sharded over the batch axis (FSDP) in every
+    step.
     """
     mesh = jax.typeof(w_h).sharding.mesh
     if mesh.empty or mesh.size == 1 or not mesh.are_all_axes_auto:
@@ -235,7 +234,7 @@ def replicate(w_h: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(w_h, NamedSharding(mesh, PartitionSpec()))
 
 
-def padding(lengths: jax.Array, xs: jax.Array) -> jax.Array:
-    """``[T, *B]``, True past the end of each sequence."""
+def padding_mask(lengths: jax.Array, xs: jax.Array) -> jax.Array:
+    """Returns a mask ``[T, *B]`` that is True at the padding steps of each sequence."""
     t = jnp.expand_dims(jnp.arange(xs.shape[0], dtype=jnp.int32), range(1, lengths.ndim + 1))
-    return t >= lengths[None].astype(jnp.int32)  # int8 lengths could not be compared with T > 127
+    return t >= lengths[None].astype(jnp.int32)  # int8 would overflow for T > 127

@@ -1,4 +1,7 @@
-"""``flax.serialization`` of parameters. Both Flax modules import it; the core does not know Flax."""
+"""Registers :class:`~lstm_jax.LSTMParams` with ``flax.serialization``.
+
+Both Flax modules import it. The core functions do not depend on Flax.
+"""
 
 from typing import Any
 

@@ -1,4 +1,8 @@
-"""Layers and directions, as tuples: layer-major, forward first: (l0f, l0b, l1f, l1b, ...)."""
+"""Stacked layers with one or two directions.
+
+Parameters and states are tuples with an entry per layer and direction, in the order (l0f, l0b, l1f, l1b,
+...), where f is forward and b is backward.
+"""
 
 import sys
 import warnings
@@ -14,11 +18,11 @@ from jax.typing import DTypeLike
 from lstm_jax.cell import LSTMSpec, init_lstm
 from lstm_jax.checks import check_bool, check_dropout, check_size, check_xs, type_name
 from lstm_jax.notation import Hs, Lengths, LSTMParams, LSTMState, Resets, Xs
-from lstm_jax.options import OptionKeywords, Options, shows_options
+from lstm_jax.options import OptionKeywords, Options, with_options_signature
 from lstm_jax.sequence import lstm
 
-INSIDE = ("lstm_jax.", "flax.", "jax.", "jaxtyping", "beartype")
-"""The packages whose functions are not the user's, for the line that a warning points at."""
+INTERNAL_PACKAGES = ("lstm_jax.", "flax.", "jax.", "jaxtyping", "beartype")
+"""Prefixes of modules that are not the user's. A warning points at the first caller outside them."""
 
 
 def init_stack(
@@ -34,11 +38,11 @@ def init_stack(
 
     Args:
       key: A PRNG key.
-      input_size: I of the first layer. The others read the H (or 2H) outputs of the layer below.
-      hidden_size: H of each layer and direction.
-      num_layers: L, at least 1.
+      input_size: Input size I of the first layer. Other layers read the H (or 2H) outputs of the layer below.
+      hidden_size: Hidden size H of each layer and direction.
+      num_layers: Number of layers L, at least 1.
       bidirectional: Whether each layer has two directions, whose outputs are concatenated.
-      **init_keywords: As in :func:`lstm_jax.init_lstm`.
+      **init_keywords: Keyword arguments of :func:`lstm_jax.init_lstm`.
 
     Returns:
       One ``LSTMParams`` per layer and direction, in the order l0f, l0b, l1f, l1b, ...
@@ -112,7 +116,7 @@ def lstm_stack(
 ) -> tuple[LSTMState, ...]: ...
 
 
-@shows_options
+@with_options_signature
 def lstm_stack(
     params: Sequence[LSTMParams],
     xs: Xs,
@@ -135,29 +139,32 @@ def lstm_stack(
     Args:
       params: One :class:`LSTMParams` per layer and direction: l0f, l0b, l1f, l1b, ...
       xs: Inputs ``[T, *B, I]``.
-      states: The initial states in the same order. None, also for single ones, starts from ``reset_states``.
+      states: The initial states, in the order of ``params``. None, for all or for an entry, is the entry of
+        ``reset_states``.
       bidirectional: Whether every other entry of ``params`` runs backward in time. The outputs of the two
         directions are concatenated, forward first.
-      reset_states: The states at the start of a new segment, in the same order. None, also for single ones,
-        is zeros.
-      dropout: Probability of dropping an activation between layers; the others are scaled up to keep the
-        mean. No dropout follows the last layer, so a stack of one layer has none, and warns.
-      key: A PRNG key, needed if there is dropout: a new one for each step. To evaluate, pass ``dropout=0``.
+      reset_states: The states at the start of a segment, in the order of ``params``. None, for all or for an
+        entry, is zeros.
+      dropout: Probability of dropping an activation between layers. The remaining activations are scaled by
+        ``1 / (1 - dropout)``. The outputs of the last layer have no dropout, so a stack of one layer warns.
+      key: A PRNG key, required for dropout. Pass a new key in each training step, and ``dropout=0.0`` to
+        evaluate.
       spec: The kind of cell of every layer.
-      lengths: True lengths ``[*B]``, as in :func:`lstm_jax.lstm`.
+      lengths: Numbers of valid steps ``[*B]``, as in :func:`lstm_jax.lstm`.
       resets: Bool ``[T, *B]``, True where a new segment starts.
-      reverse: Whether to run the stack backward in time: each direction becomes the other.
-      dtype: The compute dtype. None is that of xs.
-      final_state_only: Whether to return the final states alone. No outputs of the last layer are stored.
+      reverse: Whether to reverse the direction of every entry of ``params``.
+      dtype: The compute dtype. None is the dtype of xs.
+      final_state_only: Whether to return only the final states. The outputs of the last layer are then not
+        stored.
       **options: The tuning options of every layer. :class:`lstm_jax.Options` documents them.
 
     Returns:
       The final states in the order of ``params``, and the last layer's outputs ``[T, *B, H]``, or
-      ``[T, *B, 2H]`` if bidirectional; or the final states alone.
+      ``[T, *B, 2H]`` if bidirectional. Only the final states if ``final_state_only``.
 
     Raises:
-      ValueError: If the number of entries does not fit, if dropout is not in ``[0, 1)`` or has no key, and as
-        :func:`lstm_jax.lstm` does.
+      ValueError: If the number of entries is wrong, if dropout is not in ``[0, 1)`` or has no key, and in the
+        cases of :func:`lstm_jax.lstm`.
 
     >>> import jax, jax.numpy as jnp
     >>> params = init_stack(jax.random.key(0), 3, 5, num_layers=2, bidirectional=True)
@@ -183,7 +190,7 @@ def lstm_stack(
     if dropout > 0.0 and not hasattr(key, "dtype"):
         raise ValueError(
             f"dropout={dropout} needs a random key, got {type(key).__name__}: pass "
-            "key=jax.random.key(...), a new one for each step, or dropout=0.0 to evaluate."
+            "key=jax.random.key(...), a new key in each training step, or dropout=0.0 to evaluate."
         )
 
     hs = check_xs(xs)
@@ -209,33 +216,35 @@ def lstm_stack(
         ]
         if state_only:
             return (*final_states, *results)
-        ends, outputs = zip(*results, strict=True)
-        final_states.extend(ends)
+        layer_states, outputs = zip(*results, strict=True)
+        final_states.extend(layer_states)
         hs = outputs[0] if D == 1 else jnp.concatenate(outputs, axis=-1)
     return tuple(final_states), hs
 
 
 def active_dropout(name: str, rate: Any, num_layers: int) -> float:
-    """Returns the dropout rate between layers: 0 for one layer, with a warning if a rate was given.
+    """Returns the dropout rate between layers. For one layer it is 0, and a positive ``rate`` warns.
 
     Raises:
-      ValueError: If the rate is not in ``[0, 1)``, or not known when tracing.
+      ValueError: If the rate is not in ``[0, 1)``, or not known at trace time.
     """
     rate = check_dropout(name, rate)
     if rate == 0.0 or num_layers > 1:
         return rate
     warnings.warn(
-        f"{name}={rate} has no effect: dropout is applied between layers, and there is one layer. "
-        "Apply it to the inputs or outputs yourself.",
+        f"{name}={rate} has no effect: dropout is applied between layers, and the model has one layer. "
+        "Apply dropout to the inputs or outputs instead.",
         stacklevel=_stack_level(sys._getframe()),
     )
     return 0.0
 
 
 def _stack_level(frame: FrameType) -> int:
-    """The level of the user's call, above the functions of this package and of Flax, seen from ``frame``."""
+    """Returns the ``stacklevel``, from ``frame``, of the first caller outside of this package and JAX."""
     level = 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(INSIDE):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(
+        INTERNAL_PACKAGES
+    ):
         level, frame = level + 1, frame.f_back
     return level
 
@@ -243,13 +252,13 @@ def _stack_level(frame: FrameType) -> int:
 def _check_states(name: str, states: Any, count: int) -> None:
     split = f"[LSTMState(C=C[n], h=h[n]) for n in range({count})]"
     if _is_plain_sequence(states) and len(states) == count:
-        wrong = [s for s in states if not isinstance(s, LSTMState | None)]
-        if wrong:
-            stacked = all(hasattr(state, "shape") for state in wrong)
+        invalid = [s for s in states if not isinstance(s, LSTMState | None)]
+        if invalid:
+            stacked = all(hasattr(state, "shape") for state in invalid)
             hint = "LSTMState(C=cell_state, h=hidden_state) for each, by name"
             if stacked:
                 hint = f"{split} if these are stacked arrays [L, *B, H] of h and C"
-            kinds = sorted({type_name(state) for state in wrong})
+            kinds = sorted({type_name(state) for state in invalid})
             raise ValueError(
                 f"expected {name} to be lstm_jax.LSTMStates, got {', '.join(kinds)}; write {hint}."
             )
@@ -260,19 +269,19 @@ def _check_states(name: str, states: Any, count: int) -> None:
         hint = "; write (state,)"
     elif isinstance(states, LSTMState):
         hint = (
-            "; for one with arrays [L, *B, H] write "
+            "; for a state with arrays [L, *B, H] write "
             f"[LSTMState(C=state.C[n], h=state.h[n]) for n in range({count})]"
         )
     elif arrays:
         hint = f"; for stacked arrays [L, *B, H] of h and C write {split}"
     raise ValueError(
-        f"expected {name} to be a sequence of {count} LSTMStates, one for each of params, got "
+        f"expected {name} to be a sequence of {count} LSTMStates, one per entry of params, got "
         f"{_describe(states)}{hint}."
     )
 
 
 def _check_directions(params: Sequence[LSTMParams], xs: jax.Array, bidirectional: bool) -> None:
-    """Raises if the layers fit together with the other value of ``bidirectional`` only."""
+    """Raises if the layers only fit together with the opposite value of ``bidirectional``."""
     got = [getattr(getattr(p, "w_x", None), "shape", ())[:1] for p in params]
     widths = {getattr(getattr(p, "w_h", None), "shape", ())[:1] for p in params}
     width = widths.pop()
@@ -285,9 +294,9 @@ def _check_directions(params: Sequence[LSTMParams], xs: jax.Array, bidirectional
 
     if got == expected(not bidirectional) != expected(bidirectional):
         raise ValueError(
-            f"expected bidirectional={not bidirectional} for params whose layers read "
-            f"{[size for (size,) in got]} features, got bidirectional={bidirectional}; pass the value that "
-            "init_stack was given."
+            f"expected bidirectional={not bidirectional} for params with input sizes "
+            f"{[size for (size,) in got]}, got bidirectional={bidirectional}; pass the value that "
+            "was passed to init_stack."
         )
 
 
@@ -301,4 +310,4 @@ def _is_plain_sequence(given: Any) -> bool:
 
 
 def _describe(given: Any) -> str:
-    return f"{len(given)} entries" if _is_plain_sequence(given) else f"one {type(given).__name__}"
+    return f"{len(given)} entries" if _is_plain_sequence(given) else f"a {type(given).__name__}"

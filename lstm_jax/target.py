@@ -1,7 +1,7 @@
-"""The devices that a program is for, as far as the rules of a primitive can know them.
+"""The target devices of a program, as far as lowering and batching rules of a primitive can determine them.
 
-JAX has no public interface for this. All private names are read here, and the file fails closed: where one
-is gone, the answer is the one that leads to the XLA form, and a warning says so once.
+JAX has no public interface for this, so this module reads private attributes of JAX. No other module does. If
+an attribute does not exist, the functions return what makes the caller use the XLA form, and warn once.
 """
 
 import logging
@@ -14,11 +14,12 @@ log = logging.getLogger("lstm_jax")
 
 
 class Target(NamedTuple):
-    """The devices of a program.
+    """The target devices of a program.
 
     Attributes:
-      device_kind: Their ``device_kind``; None if it is not known.
-      partitioned: Why no kernel can run: XLA's partitioner would have to split it. None if one can.
+      device_kind: The ``device_kind`` of the devices, or None if it is not known.
+      partitioned: The reason that kernels cannot run, which is that XLA partitions the program. None if they
+        can run.
     """
 
     device_kind: str | None
@@ -26,12 +27,12 @@ class Target(NamedTuple):
 
 
 def target_of(ctx: Any, platform: str, kind_in_context: str | None) -> Target:
-    """The target of the program that ``ctx``, the context of a lowering rule, belongs to.
+    """Returns the target of the program that is being lowered.
 
     Args:
-      ctx: The first argument of a lowering rule.
+      ctx: The context of a lowering rule, its first argument.
       platform: The platform that the rule is registered for.
-      kind_in_context: The device of the mesh that was in context at trace time, or None.
+      kind_in_context: The ``device_kind`` of the current mesh at trace time, or None.
     """
     try:
         return Target(_device_kind(ctx, platform, kind_in_context), _partitioned(ctx))
@@ -42,7 +43,7 @@ def target_of(ctx: Any, platform: str, kind_in_context: str | None) -> Target:
 
 
 def partitioned_reason(ctx: Any) -> str | None:
-    """Returns why XLA's partitioner splits the program that ``ctx`` belongs to, or None if it does not."""
+    """Returns the reason that XLA partitions the program of the lowering context ``ctx``, or None."""
     try:
         return _partitioned(ctx)
     except AttributeError as error:
@@ -52,7 +53,7 @@ def partitioned_reason(ctx: Any) -> str | None:
 
 
 def platforms_of(ctx: Any) -> list[str]:
-    """The platforms that a program is lowered for; for a message, so without a warning."""
+    """Returns the platforms that a program is lowered for. It is used in messages, so it does not warn."""
     try:
         return list(ctx.module_context.platforms)
     except AttributeError:
@@ -60,7 +61,7 @@ def platforms_of(ctx: Any) -> list[str]:
 
 
 def sharded_axis(axis_data: Any) -> str | None:
-    """Returns why the axis that ``vmap`` maps is no axis of one array: it is sharded over an Explicit axis.
+    """Returns a message if the axis that ``vmap`` maps is sharded over an Explicit mesh axis, or None.
 
     Args:
       axis_data: The first argument of a batching rule.
@@ -85,8 +86,8 @@ def _partitioned(ctx: Any) -> str | None:
     context = ctx.module_context.axis_context
     if hasattr(context, "manual_axes"):  # inside shard_map
         auto = [a for a in context.mesh.axis_names if a not in context.manual_axes]
-        alone = not auto or context.mesh.size == 1
-        return None if alone else f"the mesh axes {auto} are not manual"
+        is_single_device = not auto or context.mesh.size == 1
+        return None if is_single_device else f"the mesh axes {auto} are not manual"
     devices = context.num_devices
     if devices == 1:
         return None
@@ -115,6 +116,6 @@ def _device_kind(ctx: Any, platform: str, kind_in_context: str | None) -> str | 
 
 
 def _kind_of(mesh: Any) -> str | None:
-    """The device of a ``Mesh`` or an ``AbstractMesh``, if it says."""
-    described = mesh.abstract_mesh.abstract_device
-    return None if described is None else described.device_kind
+    """Returns the ``device_kind`` of a ``Mesh`` or an ``AbstractMesh``, or None if it is not known."""
+    device = mesh.abstract_mesh.abstract_device
+    return None if device is None else device.device_kind

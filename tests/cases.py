@@ -1,4 +1,4 @@
-"""Problems to run ``lstm`` on. Their values come from NumPy, so that building one compiles nothing."""
+"""Arguments to test ``lstm`` with. Their values come from NumPy, so that creating them compiles nothing."""
 
 import itertools
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lstm_jax import LSTMParams, LSTMState
 
 MAY_REFUSE = {"cudnn", "tpu"}
-"""The backends that need not run every problem on every machine."""
+"""The backends that cannot run all arguments on all machines."""
 BATCHES = [(), (1,), (3,), (2, 3), (2, 1, 2)]
 SHAPES = [
     {"T": 5, "batch": (3,), "I": 2, "H": 3},
@@ -23,11 +23,11 @@ SHAPES = [
     {"T": 2, "batch": (2, 1, 2), "I": 1, "H": 3},
     {"T": 0, "batch": (2, 3), "I": 2, "H": 1},
 ]
-"""Few shapes that differ in everything: each new shape compiles again."""
+"""A few shapes that differ in all sizes. The number is small, because each shape compiles again."""
 
 
 def pairwise(*names: str) -> list[dict[str, bool]]:
-    """Eight rows of at most seven flags, in which any two flags take all four combinations.
+    """Returns eight settings of at most seven flags, in which any two flags take all four combinations.
 
     The rows are the two-level orthogonal array of strength 2 with eight runs (Rao, 1947).
 
@@ -41,13 +41,13 @@ def pairwise(*names: str) -> list[dict[str, bool]]:
 
 
 def nightly(*values: Any) -> list[Any]:
-    """Parameters of a test that run at night only."""
+    """Returns parameters of a test that are marked ``nightly``."""
     return [pytest.param(value, marks=pytest.mark.nightly) for value in values]
 
 
 @dataclass
 class Case:
-    """A problem for ``lstm`` (the first entry of each tuple) or ``lstm_stack``."""
+    """Arguments of ``lstm_stack``. Those of ``lstm`` are the first entries of the tuples."""
 
     params: tuple[LSTMParams, ...]
     xs: np.ndarray
@@ -64,7 +64,7 @@ class Case:
 
     @property
     def gates(self) -> list[dict[str, np.ndarray]]:
-        """The parameters in the textbook's form."""
+        """The parameters as arguments of ``LSTMParams.from_gates``, in NumPy."""
         return [{k: np.asarray(v) for k, v in p.to_gates().items()} for p in self.params]
 
     @property
@@ -103,7 +103,7 @@ def make_case(
         values = mean + scale * rng.standard_normal(shape)
         return jnp.asarray(values.astype(dtype))
 
-    def params_of_a_layer(I):
+    def layer_params(I):
         forget_bias = np.where(np.arange(4 * H) // H == 1, 1.0, 0.0)
         return LSTMParams(
             w_x=normal(I, 4 * H, scale=I**-0.5),
@@ -111,20 +111,22 @@ def make_case(
             bias=normal(4 * H, scale=0.5, mean=forget_bias),
         )
 
-    def state_of_a_layer():
+    def layer_state():
         C, h = normal(*batch, H), normal(*batch, H)
         return LSTMState(C.astype(jnp.float32) if dtype == jnp.bfloat16 else C, h)
 
     def states():
-        return tuple(state_of_a_layer() for _ in range(layers * directions))
+        return tuple(layer_state() for _ in range(layers * directions))
 
     sizes = [I] + [directions * H] * (layers - 1)
-    params = tuple(params_of_a_layer(size) for size in sizes for _ in range(directions))
+    params = tuple(layer_params(size) for size in sizes for _ in range(directions))
     return Case(
         params=params,
         xs=np.asarray(normal(T, *batch, I)),
         states=states() if state else None,
-        lengths=rng.integers(0, T + 3, batch) if lengths else None,  # zero and beyond T included
+        lengths=rng.integers(0, T + 3, batch)
+        if lengths
+        else None,  # includes 0 and lengths above T
         resets=rng.random((T, *batch)) < 0.3 if resets else None,
         reset_states=states() if reset_state else None,
         reverse=reverse,
@@ -133,7 +135,7 @@ def make_case(
 
 
 def cases(layers=(1,), directions=(1,), dtype=jnp.float32):
-    """A strategy over arguments of ``make_case``: everything that ``lstm`` can be asked."""
+    """Returns a Hypothesis strategy over the arguments of ``make_case``."""
     choices = {
         "seed": st.integers(0, 10_000),
         "T": st.sampled_from([0, 1, 2, 5]),
@@ -153,7 +155,7 @@ def cases(layers=(1,), directions=(1,), dtype=jnp.float32):
 
 
 def assert_close(actual, desired, atol):
-    """Two trees of arrays agree to ``atol`` everywhere (and have the same shapes)."""
+    """Asserts that two trees of arrays have the same shapes, and equal values to ``atol``."""
     actual, desired = jax.tree.leaves(actual), jax.tree.leaves(desired)
     assert len(actual) == len(desired)
     for a, b in zip(actual, desired, strict=True):
@@ -165,7 +167,7 @@ def assert_close(actual, desired, atol):
 
 @contextmanager
 def skipping_refusals(name: str) -> Iterator[None]:
-    """Skips what one of ``MAY_REFUSE`` says it cannot run; the other backends must run."""
+    """Skips a test if a backend of ``MAY_REFUSE`` raises that it cannot run. Other backends must run."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Cells that users could write, each with its step in float64 NumPy. ``Peephole`` is the documentation's."""
+"""Custom cells, each with its step in float64 NumPy. ``Peephole`` is defined in the documentation."""
 
 import doctest
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def from_documentation(page: str, name: str) -> Any:
-    """The class ``name`` as a page defines it, by running the page's examples up to it."""
+    """Returns the class ``name`` that a page defines, by running the examples of the page up to it."""
     namespace: dict[str, Any] = {}
     for example in doctest.DocTestParser().get_examples((DOCS / page).read_text(encoding="utf-8")):
         exec(compile(example.source, page, "single"), namespace)
@@ -43,7 +43,7 @@ class Clipped(LSTMSpec):
 
 @dataclass(frozen=True)
 class Hard(LSTMSpec):
-    """Gates with a hard sigmoid."""
+    """Replaces the sigmoid by a hard sigmoid."""
 
     activations = (jax.nn.hard_sigmoid, jax.nn.hard_sigmoid, jnp.tanh, jax.nn.hard_sigmoid)
 
@@ -58,7 +58,7 @@ class Normalized(LSTMSpec):
 
 
 class Centered:
-    """A mixin that mixes units."""
+    """A mixin whose ``pointwise`` mixes hidden units."""
 
     def pointwise(self, params, C, z):
         C, h = LSTMSpec.pointwise(self, params, C, z)
@@ -72,7 +72,7 @@ class Mixed(Centered, LSTMSpec):
 
 @dataclass(frozen=True)
 class Derived(Clipped):
-    """Computes something from its fields, and keeps it."""
+    """Caches a value that is computed from a field."""
 
     @cached_property
     def half(self):
@@ -85,7 +85,7 @@ class Derived(Clipped):
 
 @dataclass(frozen=True)
 class NormalizedInCombine(LSTMSpec):
-    """Normalizes C over the units, which ``combine`` must not do, and says nothing."""
+    """Normalizes C over the units in ``combine``, without setting ``elementwise`` to False."""
 
     def combine(self, params, C, i, f, g, o):
         C = f * C + i * g
@@ -113,7 +113,7 @@ class ScaledParams(LSTMParams):
 
 @dataclass(frozen=True)
 class Scaled(LSTMSpec):
-    """A weight per gate, whose only axis has the size of H by chance where H is 4."""
+    """Has a weight per gate. The size of its only axis is 4, which may equal H."""
 
     Params = ScaledParams
     elementwise = True
@@ -186,11 +186,11 @@ CELLS = {
     "normalized": (Normalized(), normalized),
     "mixed": (Mixed(), mixed),
 }
-"""The spec by name, and its step, ``(params, C, z) -> (C, h)`` in NumPy."""
+"""The spec of each cell and its step in NumPy, ``(params, C, z) -> (C, h)``, by name."""
 
 
 def in_numpy(step, params, xs):
-    """A sequence ``[T, *B, I]`` from zero states: ``(C, h), hs``. ``params`` are arrays by name."""
+    """Runs a sequence ``[T, *B, I]`` from zero states, and returns ``(C, h), hs``. ``params`` is a dict."""
     H = params["w_h"].shape[0]
     C, h = np.zeros((*xs.shape[1:-1], H)), np.zeros((*xs.shape[1:-1], H))
     hs = []

@@ -1,8 +1,8 @@
-"""How the tests compile: fast, and once more as users do where values are compared.
+"""Compiler options of the tests: fast compilation by default, default optimizations by :func:`optimized`.
 
-Compiling takes most of the tests' time. XLA's expensive passes are turned off, on jax 0.10 also the newer
-emitters for CPU and their parallel compilation: together this halves the time. Each program is compiled once,
-as the workers of a session and their child processes share a cache.
+Compilation takes most of the time of the tests. Expensive passes of XLA are disabled, and on jax 0.10 also
+the fusion emitters for CPU and parallel code generation, which halves the time. The workers of a session and
+their child processes share a compilation cache.
 """
 
 import os
@@ -18,24 +18,26 @@ CONFIG = {
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 FLAGS = {"xla_cpu_use_fusion_emitters": "false", "xla_cpu_parallel_codegen_split_count": "1"}
-HAS_FLAGS = jax.__version_info__ < (0, 11)  # an unknown flag ends the process
-AS_USERS_COMPILE = {
+HAS_FLAGS = jax.__version_info__ < (0, 11)  # XLA aborts on unknown flags
+DEFAULT_OPTIONS = {
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
 }
 if HAS_FLAGS:
-    AS_USERS_COMPILE |= {
+    DEFAULT_OPTIONS |= {
         "xla_cpu_use_fusion_emitters": True,
         "xla_cpu_parallel_codegen_split_count": 32,
     }
 
 
 RACE = "ignore:Error reading persistent compilation cache"
-"""JAX does not write an entry at once: who reads half of one warns, and compiles. See also pyproject.toml."""
+"""JAX does not write cache entries atomically. A process that reads an incomplete entry warns and compiles.
+
+``pyproject.toml`` ignores the same warning."""
 
 
 def compile_fast() -> None:
-    """Sets the options of this process and of its child processes. Call it before the first compilation."""
+    """Sets the options for this process and its child processes. Call it before the first compilation."""
     os.environ["PYTHONWARNINGS"] = RACE
     for name, value in CONFIG.items():
         os.environ[name.upper()] = str(value)
@@ -46,11 +48,11 @@ def compile_fast() -> None:
 
 
 def share_compiled(folder: Path) -> None:
-    """Keeps compiled programs in ``folder``, or where ``JAX_COMPILATION_CACHE_DIR`` says."""
+    """Stores compiled programs in ``JAX_COMPILATION_CACHE_DIR`` if it is set, or else in ``folder``."""
     cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
     jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def optimized(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``jax.jit``, compiled with the optimizations that users get."""
-    return jax.jit(function, compiler_options=AS_USERS_COMPILE)
+    """Returns ``jax.jit(function)``, compiled with JAX's default optimizations."""
+    return jax.jit(function, compiler_options=DEFAULT_OPTIONS)

@@ -1,4 +1,4 @@
-"""How every test runs: virtual devices, strict promotion rules in the core, shapes checked."""
+"""Configuration of all tests: virtual devices, strict promotion rules, checked shape annotations."""
 
 import os
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ jax.config.update("jax_num_cpu_devices", 8)  # before the first use of a device
 
 hypothesis.settings.register_profile(
     "project",
-    deadline=None,  # a new shape compiles
+    deadline=None,  # compiling a new shape is slow
     derandomize=True,
-    # Fixtures here are modes of jax, the same for every example.
+    # The fixtures set modes of JAX, which are the same for every example.
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
     print_blob=True,
 )
@@ -26,14 +26,14 @@ hypothesis.settings.load_profile("project")
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The workers of a session share what they compile."""
+    """Makes the workers of a session share compiled programs."""
     folder = tmp_path_factory.getbasetemp()
     share_compiled((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "compiled")
 
 
 @pytest.fixture(autouse=True)
 def strict_jax(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No silent promotion of dtypes or ranks. Flax and Optax need ``STRICT = False``."""
+    """Disallows implicit promotion of dtypes and ranks. Tests of Flax and Optax set ``STRICT = False``."""
     if not getattr(request.module, "STRICT", True):
         yield
         return
@@ -43,14 +43,14 @@ def strict_jax(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    """64-bit arithmetic, to compare with float64 NumPy."""
+    """Enables 64-bit types, for comparisons with float64 NumPy."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def unannotated() -> Iterator[None]:
-    """Turns the test-time check of annotations off, so that our own errors are what is seen."""
+    """Disables the runtime check of annotations, so that tests see the errors of this package."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

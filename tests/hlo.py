@@ -1,9 +1,9 @@
-"""What tests ask of a compiled program."""
+"""Queries of compiled programs."""
 
 from lstm_jax.training.aot.hlo import Collective, collectives
 
 
 def collectives_in_loops(text: str) -> list[Collective]:
-    """Those that run in every iteration of some loop."""
-    assert " while(" in text, "there is no loop"
+    """Returns the collectives that run in every iteration of a loop."""
+    assert " while(" in text, "expected a program with a loop"
     return [c for c in collectives(text) if c.loops]

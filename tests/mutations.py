@@ -1,9 +1,9 @@
-"""Changes the package in one place at a time, and checks that the normal tests notice.
+"""Mutation testing: introduces one defect at a time, and checks that a test fails.
 
-    python -m tests.mutations                # all, in a copy of the tree; two minutes
-    python -m tests.mutations "dropout"      # those whose name contains the word
+    python -m tests.mutations                # all mutations, in a copy of the repository; two minutes
+    python -m tests.mutations "dropout"      # mutations whose name contains the word
 
-A mutation that survives is a test that is missing. The exit code is then 1.
+If a mutation survives, a test is missing, and the exit code is 1.
 """
 
 import shutil
@@ -28,35 +28,35 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
-        "the forget and the input gate change places",
+        "the forget and the input gate are swapped",
         "cell.py",
         "f = sigmoid(z_f)\n        i = sigmoid(z_i)",
         "f = sigmoid(z_i)\n        i = sigmoid(z_f)",
         "tests/test_cell.py",
     ),
     Mutation(
-        "a cell's own weights are computed with in bfloat16",
+        "extra weights of a cell are cast to bfloat16",
         "cell.py",
-        "lambda p: jnp.asarray(p, wide), own_weights(params)",
-        "lambda p: jnp.asarray(p, dtype), own_weights(params)",
+        "lambda p: jnp.asarray(p, C_dtype), extra_weights(params)",
+        "lambda p: jnp.asarray(p, dtype), extra_weights(params)",
         "tests/test_specs.py",
     ),
     Mutation(
-        "vmap of a gradient adds up the gradients of all members",
+        "vmap of a gradient sums the gradients of all members",
         "backends/batching.py",
         'or weights_mapped or step.name == "backward"',
         "or weights_mapped",
         "tests/backends/test_batching.py",
     ),
     Mutation(
-        "a renamed attribute of JAX means one device",
+        "a missing attribute of JAX is interpreted as a single device",
         "target.py",
         "devices = context.num_devices",
         'devices = getattr(context, "num_devices", 1)',
         "tests/backends/test_kernels.py",
     ),
     Mutation(
-        "rows are merged also where XLA partitions the program",
+        "axes are merged even if XLA partitions the program",
         "products.py",
         "function = merged if partitioned_reason(ctx) is None else plain",
         "function = merged",
@@ -77,7 +77,7 @@ MUTATIONS = [
         "tests/test_sequence.py",
     ),
     Mutation(
-        "an explicit unroll is not kept on GPUs",
+        "an explicit unroll is ignored on GPUs",
         "backends/lowering.py",
         "if step.settings.unroll is None:",
         "if True:",
@@ -126,9 +126,9 @@ MUTATIONS = [
         "tests/test_nnx.py",
     ),
     Mutation(
-        "a plain carry comes back with names",
+        "a plain carry is returned as an LSTMState",
         "modules.py",
-        "return state if isinstance(before, LSTMState) else tuple(state)",
+        "return state if isinstance(initial, LSTMState) else tuple(state)",
         "return state",
         "tests/test_flax_keywords.py",
     ),
@@ -149,7 +149,7 @@ MUTATIONS = [
     Mutation(
         "data.reset_probability has no effect",
         "training/train_step.py",
-        "_resets(batch, key_resets, reset_probability)",
+        "_resets(batch, key_resets, config.data.reset_probability)",
         "_resets(batch, key_resets, 0.0)",
         "tests/training/test_train_step.py",
     ),
@@ -162,10 +162,10 @@ MUTATIONS = [
     ),
     Mutation(
         "an evaluation forgets the state between two calls",
-        "training/train_step.py",
-        "carry, sums = read_some(params, carry, some)",
-        "_, sums = read_some(params, carry, some)",
-        "tests/training/test_model.py",
+        "training/evaluation.py",
+        "carry, sums = run_some(params, carry, some)",
+        "_, sums = run_some(params, carry, some)",
+        "tests/training/test_evaluation.py",
     ),
     Mutation(
         "the latest model is kept as the best",
@@ -183,31 +183,31 @@ MUTATIONS = [
     ),
     Mutation(
         "metrics name a model before it is on the disk",
-        "training/loop.py",
+        "training/run.py",
         "self.checkpoints.best.wait()  # the best model is on the disk before a line says so",
         "pass",
-        "tests/training/test_resume.py::test_a_full_disk_at_the_best_model",
+        "tests/training/test_full_disk.py::test_a_full_disk_at_the_best_model",
     ),
     Mutation(
         "restored arrays are not compared with their checksums",
         "training/checkpointing/checkpoints.py",
         "if saved[name] != value]",
         "if saved[name] != saved[name]]",
-        "tests/training/checkpointing/test_checkpoint.py",
+        "tests/training/checkpointing/test_checkpoints.py",
     ),
     Mutation(
         "a run whose checkpoints are corrupt starts again",
         "training/checkpointing/run_checkpoints.py",
         "if found is None and corrupt:",
         "if False:",
-        "tests/training/test_resume.py::test_where_no_checkpoint_can_be_restored_nothing_is_touched",
+        "tests/training/test_resume.py::test_nothing_changes_if_no_checkpoint_can_be_restored",
     ),
     Mutation(
         "a part of a batch counts as if it were the whole batch",
         "training/grad_accum.py",
         "Part(batch, resets, key, whole.weight)",
         "Part(batch, resets, key, jnp.asarray(batch.weights).sum())",
-        "tests/training/parallel/test_sharding.py",
+        "tests/training/test_grad_accum.py",
     ),
     Mutation(
         "a stream skips a token between two batches",
@@ -217,17 +217,45 @@ MUTATIONS = [
         "tests/training/data/test_text.py",
     ),
     Mutation(
-        "weight decay pulls biases to zero",
+        "weight decay is applied to biases",
         "training/optimizer.py",
         'lambda path, _: "bias" not in jax.tree_util.keystr(path), params',
         "lambda path, _: True, params",
-        "tests/training/test_model.py",
+        "tests/training/test_optimizer.py",
+    ),
+    Mutation(
+        "the columns of recurrent weights are sharded",
+        "training/parallel/layout.py",
+        'Rule(r"(^|\\.)w_[xh]$", axes=(0,), gathered_by_layer=True)',
+        'Rule(r"(^|\\.)w_[xh]$", gathered_by_layer=True)',
+        "tests/training/parallel/test_layout.py",
+    ),
+    Mutation(
+        "padding counts as tokens",
+        "training/train_step.py",
+        "if batch.lengths is None:\n        return jnp.float32",
+        "if True:\n        return jnp.float32",
+        "tests/training/test_train_step.py",
+    ),
+    Mutation(
+        "the evaluation of the step to resume from is kept and repeated",
+        "training/run_dir/directory.py",
+        'and "eval/loss" in line and not evaluated',
+        'and "eval/loss" in line and False',
+        "tests/training/run_dir/test_directory.py",
+    ),
+    Mutation(
+        "skipped steps are part of the mean loss",
+        "training/metrics.py",
+        "float(values[~skipped].mean())",
+        "float(values.mean())",
+        "tests/training/test_metrics.py",
     ),
 ]
 
 
-def copy_of_the_tree(folder: Path) -> Path:
-    """Copies the files that git knows and those that it does not ignore."""
+def copy_repository(folder: Path) -> Path:
+    """Copies the repository's files, tracked and untracked, except those that git ignores."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -239,11 +267,13 @@ def copy_of_the_tree(folder: Path) -> Path:
     return folder
 
 
-def caught_by(mutation: Mutation, tree: Path) -> str | None:
-    """The first test that fails on the changed code, or None if all pass."""
+def failing_test(mutation: Mutation, tree: Path) -> str | None:
+    """Returns the first test that fails on the changed code, or None if all pass."""
     path = tree / "lstm_jax" / mutation.file
     source = path.read_text(encoding="utf-8")
-    assert source.count(mutation.old) == 1, f"{mutation.file} has changed: {mutation.old!r}"
+    assert source.count(mutation.old) == 1, (
+        f"expected exactly one occurrence of {mutation.old!r} in {mutation.file}; update the mutation."
+    )
     path.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
         command = [sys.executable, "-m", "pytest", "-x", "-n", "2", mutation.tests]
@@ -256,13 +286,13 @@ def caught_by(mutation: Mutation, tree: Path) -> str | None:
 
 
 def main(words: list[str]) -> int:
-    """Prints a line for each mutation; 1 if one survives."""
+    """Prints a line per mutation. Returns 1 if a mutation survives, else 0."""
     survived = 0
     with tempfile.TemporaryDirectory() as folder:
-        tree = copy_of_the_tree(Path(folder))
+        tree = copy_repository(Path(folder))
         for mutation in MUTATIONS:
-            if all(word in mutation.name for word in words):
-                test = caught_by(mutation, tree)
+            if all(word in f"{mutation.name} {mutation.file}" for word in words):
+                test = failing_test(mutation, tree)
                 survived += test is None
                 print(f"{mutation.name} ({mutation.file}): {test or 'SURVIVED'}", flush=True)
     return min(survived, 1)

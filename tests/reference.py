@@ -1,6 +1,6 @@
-"""The LSTM as the textbook writes it, in float64 NumPy, with Python loops and no cleverness.
+"""Reference implementation of the LSTM's equations, in float64 NumPy with Python loops.
 
-It shares no code with lstm_jax: what the two agree on was written twice.
+It shares no code with lstm_jax.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ def sigma(x):
 
 
 def cell(p, C, h, x):
-    """The six equations. ``p`` holds W_f, W_i, W_C, W_o ``[H, H + I]`` and b_f, b_i, b_C, b_o."""
+    """Computes the six equations. ``p`` has W_f, W_i, W_C, W_o ``[H, H + I]`` and b_f, b_i, b_C, b_o."""
     hx = np.concatenate([h, x])
     f = sigma(p["W_f"] @ hx + p["b_f"])
     i = sigma(p["W_i"] @ hx + p["b_i"])
@@ -23,7 +23,7 @@ def cell(p, C, h, x):
 
 
 def lstm(p, xs, state, *, lengths=None, resets=None, reset_state=None, reverse=False):
-    """One layer, sequence by sequence, step by step. States are pairs ``(C, h)`` of ``[*B, H]``."""
+    """Runs one layer, sequence by sequence and step by step. States are pairs ``(C, h)`` of ``[*B, H]``."""
     T, *batch, _ = xs.shape
     C_out, h_out = np.array(state[0]), np.array(state[1])
     hs = np.zeros((T, *batch, C_out.shape[-1]))
@@ -43,7 +43,7 @@ def lstm(p, xs, state, *, lengths=None, resets=None, reset_state=None, reverse=F
 
 
 def stack(ps, xs, states, *, directions=1, reset_states=None, reverse=False, **keywords):
-    """Layers and directions: l0f, l0b, l1f, ..."""
+    """Runs layers and directions, in the order l0f, l0b, l1f, ..."""
     finals, below = [], xs
     for layer in range(len(ps) // directions):
         outputs = []

@@ -1,4 +1,4 @@
-"""The types that mypy infers for results; mypy reads this file, nothing runs it."""
+"""Checks of the types that mypy infers for results. mypy checks this file, and no test runs it."""
 
 from typing import Any, assert_type
 

@@ -1,4 +1,4 @@
-"""The benchmarks run, keep what they say, and refuse to time what computes another thing."""
+"""Tests that the benchmarks run, write their results, and do not time models with wrong results."""
 
 import importlib.util
 import json
@@ -27,14 +27,14 @@ from benchmarks import (
 )
 from benchmarks.problem import Problem
 
-STRICT = False  # other libraries promote
-pytestmark = pytest.mark.filterwarnings("ignore")  # and warn, of their own code
+STRICT = False  # other libraries use implicit promotion
+pytestmark = pytest.mark.filterwarnings("ignore")  # other libraries warn about their own code
 
 OPTIONAL = {"haiku": "haiku", "equinox": "equinox", "torch nn.LSTM": "torch"}
 TINY = ["--repeats", "1", "--gemm", "16", "--shapes", "5,2,3,4"]
 
 
-def test_peers_agree_and_every_row_is_kept(tmp_path, capsys):
+def test_peers_agree_and_every_row_is_written(tmp_path, capsys):
     peers.main([*TINY, "--json", str(tmp_path / "peers.json")])
     record = json.loads((tmp_path / "peers.json").read_text())
     (shape,) = record["shapes"]
@@ -50,14 +50,14 @@ def test_peers_agree_and_every_row_is_kept(tmp_path, capsys):
             continue
         assert row["status"] == "ok"
         assert row["error"] < peers.TOLERANCE["float32"]
-        for figures in (row["forward"], row["forward + backward"]):
-            assert len(figures["samples_ms"]) == 1
-            assert figures["min_ms"] > 0
-            assert figures["ratio"] > 0
+        for metrics in (row["forward"], row["forward + backward"]):
+            assert len(metrics["samples_ms"]) == 1
+            assert metrics["min_ms"] > 0
+            assert metrics["ratio"] > 0
 
 
-def swapped(params):
-    """Forget and output gate in each other's place."""
+def swap_gates(params):
+    """Swaps the forget gate and the output gate."""
 
     def swap(packed):
         i, f, g, o = jnp.split(packed, 4, axis=-1)
@@ -69,7 +69,7 @@ def swapped(params):
 @pytest.mark.parametrize(
     "wrong",
     [
-        swapped,
+        swap_gates,
         lambda p: p.replace(bias=p.bias + 0.01),
         lambda p: p.replace(w_h=p.w_h.at[0, 0].add(1)),
     ],
@@ -88,7 +88,7 @@ def test_a_wrong_conversion_is_not_timed(monkeypatch, wrong):
 
 
 def test_a_wrong_gradient_is_not_timed(monkeypatch):
-    """Right outputs, and yet no gradient for the recurrent weights."""
+    """The outputs are right, but the gradient of the recurrent weights is missing."""
     linen = models.PEERS["flax.linen time-major"]
 
     def build(problem):
@@ -105,7 +105,7 @@ def test_a_wrong_gradient_is_not_timed(monkeypatch):
         peers.main(TINY)
 
 
-def test_a_peer_that_breaks_or_is_missing_is_a_row(monkeypatch, capsys):
+def test_a_peer_that_fails_or_is_not_installed_gets_a_row(monkeypatch, capsys):
     def missing(problem):
         raise ImportError("no such library")
 
@@ -121,7 +121,7 @@ def test_a_peer_that_breaks_or_is_missing_is_a_row(monkeypatch, capsys):
     assert "not installed" in capsys.readouterr().out
 
 
-def test_growth_keeps_and_plots_every_point(tmp_path):
+def test_growth_writes_and_plots_every_point(tmp_path):
     growth.main(["--quick", "--repeats", "1", "--base", "4,2,2,4", "--out", str(tmp_path)])
     record = json.loads((tmp_path / "growth.json").read_text())
     got = {(p["axis"], p["size"], p["variant"]) for p in record["points"]}
@@ -135,13 +135,13 @@ def test_the_overhead_of_the_trainer_is_measured(monkeypatch, capsys):
     overhead.main(["--rounds", "1", "--steps", "200"])
     printed = capsys.readouterr().out
     assert re.fullmatch(
-        r"a step of [\d.]+ ms; in the loop [\d.]+ ms \([+-][\d.]+%\); with a checkpoint every 100 steps "
-        r"[\d.]+ ms \([+-][\d.]+%\)\n",
+        r"bare step [\d.]+ ms; in the training loop [\d.]+ ms \([+-][\d.]+%\); "
+        r"with a checkpoint every 100 steps [\d.]+ ms \([+-][\d.]+%\)\n",
         printed,
     )
 
 
-def test_this_checkout_beside_the_last_commit(capsys):
+def test_comparison_with_the_last_commit(capsys):
     if subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, check=False).returncode:
         pytest.skip("not a git repository")
     against.main(["HEAD", "--shapes", "3,8,2,2", "--rounds", "1", "--vmap", "2"])
@@ -259,10 +259,10 @@ def test_gpu_commands_need_a_gpu(tmp_path, capsys):
 
 def test_gpu_check_finds_wrong_results(monkeypatch):
     arrays = gpu_check.make_arrays((6, 3, 4, 8), "float32")
-    want = gpu_check.reference(arrays)
-    assert gpu_check.compare(arrays, want, "scan", 2e-5)["status"] == "ok"
-    for name in want:
-        wrong = want | {name: 1.01 * want[name]}
+    expected = gpu_check.reference(arrays)
+    assert gpu_check.compare(arrays, expected, "scan", 2e-5)["status"] == "ok"
+    for name in expected:
+        wrong = expected | {name: 1.01 * expected[name]}
         status = gpu_check.compare(arrays, wrong, "scan", 2e-5)["status"]
         assert status.startswith(f"wrong: the error of {name} is 9.9e-03")
 

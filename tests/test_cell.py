@@ -23,12 +23,12 @@ def test_equals_the_equations_in_float64(x64, batch, scale):
     case = make_case(7, T=1, batch=batch, I=2, H=3, dtype=jnp.float64)
     params, state, x = one_step(case)
     new, h = optimized(lstm_cell)(params, state, x * scale)
-    C_want, h_want = np.zeros(state.C.shape), np.zeros(state.h.shape)
+    C_expected, h_expected = np.zeros(state.C.shape), np.zeros(state.h.shape)
     for b in np.ndindex(*batch):
-        C_want[b], h_want[b] = reference.cell(
+        C_expected[b], h_expected[b] = reference.cell(
             case.gates[0], np.asarray(state.C[b]), np.asarray(state.h[b]), case.xs[(0, *b)] * scale
         )
-    assert_close((new.C, new.h, h), (C_want, h_want, h_want), atol=1e-12)
+    assert_close((new.C, new.h, h), (C_expected, h_expected, h_expected), atol=1e-12)
 
 
 def test_equals_the_equations_written_with_the_textbooks_matrices(x64):
@@ -41,7 +41,7 @@ def test_equals_the_equations_written_with_the_textbooks_matrices(x64):
     assert_close((new.C, new.h), reference.cell(gates, C, h, x), atol=1e-12)
 
 
-def test_fits_scan_as_it_is():
+def test_is_a_body_for_scan():
     case = make_case(T=5)
     state, hs = jax.lax.scan(partial(lstm_cell, case.params[0]), case.states[0], case.xs)
     loop = case.states[0]
@@ -53,7 +53,7 @@ def test_fits_scan_as_it_is():
 
 @pytest.mark.parametrize("h_dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("x_dtype", [jnp.float32, jnp.bfloat16])
-def test_the_state_decides_the_dtype(h_dtype, x_dtype):
+def test_the_compute_dtype_is_the_dtype_of_h(h_dtype, x_dtype):
     params = init_lstm(jax.random.key(0), 2, 3)
     state = LSTMState(jnp.zeros((4, 3)), jnp.zeros((4, 3), h_dtype))
     new, h = lstm_cell(params, state, jnp.ones((4, 2), x_dtype))
@@ -84,7 +84,7 @@ def test_without_bias():
 
 
 def test_saturated_gates_keep_the_cell_state_and_its_gradient():
-    """The textbook's claim: with f = 1 and i = 0, C and dC pass unchanged, however many steps."""
+    """With f = 1 and i = 0, C and its gradient do not change over any number of steps."""
     H = 3
     shut = jnp.concatenate([jnp.full(H, -60.0), jnp.full(H, 60.0), jnp.zeros(2 * H)])
     params = LSTMParams(jnp.zeros((1, 4 * H)), jnp.zeros((H, 4 * H)), shut)
@@ -105,7 +105,10 @@ H_Z = Z.size
 
 
 def one_gate(gate, bias, dtype, run):
-    """One step in which unit n of ``gate`` has the pre-activation ``Z[n]``: that gate times a constant."""
+    """Computes a step in which unit n of ``gate`` has the pre-activation ``Z[n]``.
+
+    The result is the value of the gate times a constant.
+    """
     C = 1.0 if gate == "f" else 0.0
     state = LSTMState(jnp.full((8, H_Z), C), jnp.zeros((8, H_Z), dtype))
     weights = jnp.zeros((1, 4 * H_Z), dtype), jnp.zeros((H_Z, 4 * H_Z), dtype)
@@ -137,7 +140,7 @@ MORE_GATES = itertools.product("ifo", [jnp.float32, jnp.bfloat16], RUNS)
 
 @pytest.mark.parametrize("options", [*GATES, *nightly(*(o for o in MORE_GATES if o not in GATES))])
 def test_closed_gates(options):
-    """Gates and their gradients from wide open to closed, relative to their own size.
+    """Checks the relative error of gates and their gradients, from open to closed gates.
 
     The reference and ``lstm_cell`` are exact. The other backends have the absolute error of one tanh.
     """
@@ -150,7 +153,7 @@ def test_closed_gates(options):
     scale = np.tanh(1.0) if gate == "o" else 1.0  # h = o * tanh(C)
     sigma = reference.sigma(Z)
     slope = sigma * (1 - sigma)
-    rounding = 2.0**-8  # of bfloat16: the gradient of a bfloat16 bias, and h
+    rounding = 2.0**-8  # of bfloat16, the dtype of h and of the bias's gradient
     rtol = 3e-7 if dtype == jnp.float32 or gate != "o" else rounding
     rtol_of_gradient = 3e-7 if dtype == jnp.float32 else 2 * rounding
     atol = 0.0 if name in ("lstm_cell", "scan") else 1.2e-7
@@ -159,13 +162,13 @@ def test_closed_gates(options):
     np.testing.assert_allclose(
         gradient[closed] / scale, slope[closed], rtol=rtol_of_gradient, atol=atol
     )
-    # An open gate is rounded to 1, so that 1 - f has the absolute error of that.
+    # An open gate is rounded to 1, so 1 - f has the absolute error of this rounding.
     np.testing.assert_allclose(gradient / scale, slope, rtol=rtol_of_gradient, atol=1.2e-7)
 
 
 @pytest.mark.parametrize("name", ["xla", "cpu"])
-def test_what_one_tanh_makes_of_a_closed_gate(name):
-    """As documented: exactly 0 from -17.5 on, and off by up to 1 % of itself at -11.5."""
+def test_closed_gates_of_one_tanh_have_the_documented_error(name):
+    """As documented, σ is exactly 0 below -17.5, and has a relative error of up to 1 % at -11.5."""
     run = partial(one_gate, "i", dtype=jnp.float32, run=RUNS[name])
     got = np.asarray(optimized(run)(bias_of("i", jnp.float32)), np.float64)
     error = np.abs(got / reference.sigma(Z) - 1)
@@ -204,7 +207,7 @@ def test_errors_name_the_argument(change, names):
 
 
 def test_an_eager_call_is_one_program(caplog):
-    """Inside of a program it is inlined: a scan over it has no call in its body."""
+    """When traced it is inlined, so the body of a scan over it has no call."""
     case = make_case(T=3, batch=(7, 3), I=11, H=13)  # a shape that no other test compiles
     params, state, x = case.params[0], case.states[0], jnp.asarray(case.xs[0])
     with jax.log_compiles(), caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""Arguments of the functions that are wrong in a way that people get wrong: refused, with the fix."""
+"""Common mistakes in the arguments of functions. They raise errors that say how to fix the call."""
 
 import collections
 
@@ -147,18 +147,18 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_refused_with_the_name_and_the_fix(name):
+def test_errors_name_the_argument_and_the_fix(name):
     call, names = CALLS[name]
     with pytest.raises(ValueError, match=names):
         call()
 
 
-def test_numbers_of_numpy():
+def test_numpy_scalars_are_accepted():
     assert init_lstm(KEY, np.int64(3), np.int32(5)).w_x.shape == (3, 20)
     assert len(init_stack(KEY, 3, 5, np.int64(2))) == 2
-    want = lstm(PARAMS, XS, reverse=True)
+    expected = lstm(PARAMS, XS, reverse=True)
     for flag in (np.bool_(True), 1):
-        assert_close(lstm(PARAMS, XS, reverse=flag), want, atol=0)
+        assert_close(lstm(PARAMS, XS, reverse=flag), expected, atol=0)
     dropped = lstm_stack(STACK, XS, dropout=np.float32(0.5), key=KEY)
     assert_close(dropped, lstm_stack(STACK, XS, dropout=0.5, key=KEY), atol=0)
 
@@ -212,23 +212,23 @@ def test_zero_state_is_sharded_as_the_batch_is(kind):
         (lambda: Partition(hidden=("model", None)), "hidden.*None"),
     ],
 )
-def test_fields_of_a_partition_that_contradict_each_other(make, names):
+def test_a_partition_with_contradicting_fields_is_refused(make, names):
     with pytest.raises(ValueError, match=names):
         make()
 
 
-def test_single_states_may_be_none():
-    """They are zeros, or the state that a segment starts from."""
+def test_entries_of_states_may_be_none():
+    """None is zeros, or the reset state of that entry."""
     states = tuple(jax.tree.map(lambda a: a + 0.5, STATE) for _ in STACK)
     zeros = STATE
-    for given, want in (
+    for given, expected in (
         ((states[0], None), (states[0], zeros)),
         ([None, states[1]], (zeros, states[1])),
     ):
-        assert_close(lstm_stack(STACK, XS, given), lstm_stack(STACK, XS, want), atol=0)
+        assert_close(lstm_stack(STACK, XS, given), lstm_stack(STACK, XS, expected), atol=0)
     resets = jnp.zeros((7, 2), bool).at[3].set(True)
-    got, want = (
+    got, expected = (
         lstm_stack(STACK, XS, resets=resets, reset_states=given)
         for given in ((None, states[1]), (zeros, states[1]))
     )
-    assert_close(got, want, atol=0)
+    assert_close(got, expected, atol=0)

@@ -1,4 +1,4 @@
-"""The pages: links lead somewhere, named tests exist, and every Python block is a doctest that runs."""
+"""Tests of the documentation: link targets and named tests exist, and every Python block is a doctest."""
 
 import ast
 import re
@@ -22,13 +22,13 @@ page_of_each = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relati
 
 
 def prose(page):
-    """The page without its blocks of code."""
+    """Returns the page without its code blocks."""
     return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
 
 
 @cache
 def anchors(page):
-    """The anchors of a page's headings, as GitHub forms them."""
+    """Returns the anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
@@ -40,7 +40,7 @@ def functions_in(path):
 
 
 @page_of_each
-def test_links_lead_somewhere(page):
+def test_link_targets_exist(page):
     for link in LINK.finditer(prose(page)):
         path, _, anchor = link["target"].partition("#")
         if "://" in path:
@@ -55,7 +55,7 @@ def test_links_lead_somewhere(page):
 
 @page_of_each
 def test_named_tests_exist(page):
-    """Tests are written ``test_file.py::test_name``, without an ellipsis."""
+    """Pages name tests as ``test_file.py::test_name``, without an ellipsis."""
     text = prose(page)
     named = re.findall(r"([\w/]+\.py)::(\w+)", text)
     assert len(named) == text.count("::"), "write the file and the whole name of each test"
@@ -66,7 +66,7 @@ def test_named_tests_exist(page):
 
 @page_of_each
 def test_python_blocks_are_doctests(page):
-    """``>>>`` makes pytest run a block, see ``testpaths``; examples that cannot run are text blocks."""
+    """pytest runs blocks with ``>>>``, see ``testpaths``. Examples that cannot run must be text blocks."""
     blocks = re.findall(
         r"^```(?:python|py)\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M
     )
@@ -81,7 +81,7 @@ def test_no_placeholder_is_left(page):
     )
 
 
-def test_every_page_is_reached_from_the_index():
+def test_the_index_links_every_page():
     index = prose(ROOT / "docs" / "index.md")
     linked = {link["target"] for link in LINK.finditer(index)}
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"} <= linked

@@ -1,4 +1,4 @@
-"""Values and sizes at the edges: NaN in states that nothing reads, long sums, empty and unknown sizes."""
+"""Edge cases: NaN in states that no step reads, long sums, empty and symbolic sizes."""
 
 from functools import partial
 
@@ -20,12 +20,12 @@ NAMES = sorted({"auto", *backends.BACKENDS})
 BACKENDS = pytest.mark.parametrize("backend", NAMES)
 BAD = pytest.mark.parametrize(
     ("rows", "value"),
-    [(3, np.nan), (9, np.inf)],  # on CPU, ``auto`` chooses by the number of rows
+    [(3, np.nan), (9, np.inf)],  # on CPU, ``auto`` selects by the number of rows
 )
 
 
 def gradients(backend, rows, state, reset_state, *, of_final=True, **masks):
-    """The loss, and its gradient by parameters and states."""
+    """Returns the loss, and its gradient with respect to parameters and states."""
     params = init_lstm(jax.random.key(0), 3, 5)
     xs = jax.random.normal(jax.random.key(1), (7, rows, 3))
 
@@ -37,22 +37,22 @@ def gradients(backend, rows, state, reset_state, *, of_final=True, **masks):
 
 
 def states(rows, value=0.0):
-    """Zeros, with ``value`` in the first row."""
+    """Returns a state of zeros with ``value`` in the first row."""
     a = jnp.zeros((rows, 5)).at[0].set(value)
     return LSTMState(a, a)
 
 
 def check_unread(backend, rows, state, reset_state, **masks):
-    """The loss and all gradients are those of zero states."""
+    """Asserts that the loss and all gradients equal those of zero states."""
     with skipping_refusals(backend):
         got = gradients(backend, rows, state, reset_state, **masks)
-        want = gradients(backend, rows, states(rows), states(rows), **masks)
-        assert_close(got, want, atol=1e-5)
+        expected = gradients(backend, rows, states(rows), states(rows), **masks)
+        assert_close(got, expected, atol=1e-5)
 
 
 @BACKENDS
 @BAD
-def test_a_state_that_a_reset_discards_reaches_no_gradient(backend, rows, value):
+def test_a_state_discarded_by_a_reset_does_not_affect_gradients(backend, rows, value):
     resets = jnp.zeros((7, rows), bool).at[0, 0].set(True)
     check_unread(backend, rows, states(rows, value), states(rows), resets=resets)
 
@@ -60,8 +60,8 @@ def test_a_state_that_a_reset_discards_reaches_no_gradient(backend, rows, value)
 @BACKENDS
 @BAD
 @pytest.mark.parametrize("reverse", [False, True])
-def test_the_state_of_a_sequence_of_length_zero_reaches_no_gradient(backend, rows, value, reverse):
-    """It is returned, as it was given; the loss leaves it out."""
+def test_the_state_of_an_empty_sequence_does_not_affect_gradients(backend, rows, value, reverse):
+    """The state is returned unchanged, and the loss does not include it."""
     lengths = jnp.full(rows, 7).at[0].set(0)
     masks = {"lengths": lengths, "of_final": False, "reverse": reverse}
     check_unread(backend, rows, states(rows, value), states(rows), **masks)
@@ -70,15 +70,15 @@ def test_the_state_of_a_sequence_of_length_zero_reaches_no_gradient(backend, row
 @BACKENDS
 @BAD
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_reset_state_that_no_row_starts_from_reaches_no_gradient(backend, rows, value, reverse):
-    """Without a reset in its row, and with one that stands in the padding."""
+def test_an_unread_reset_state_does_not_affect_gradients(backend, rows, value, reverse):
+    """A row reads no reset state if it has no reset, or only a reset in the padding."""
     resets = jnp.zeros((7, rows), bool).at[2, 1].set(True).at[6, 0].set(True)
     lengths = jnp.full(rows, 7).at[0].set(4)
     masks = {"resets": resets, "lengths": lengths, "reverse": reverse}
     check_unread(backend, rows, states(rows), states(rows, value), **masks)
 
 
-def test_a_sequence_of_length_zero_returns_its_state_whatever_it_is():
+def test_an_empty_sequence_returns_its_state():
     given = states(3, np.nan)
     final, hs = lstm(
         init_lstm(jax.random.key(0), 3, 5), jnp.ones((7, 3, 3)), given, lengths=jnp.array([0, 7, 2])
@@ -89,8 +89,8 @@ def test_a_sequence_of_length_zero_returns_its_state_whatever_it_is():
 
 
 @pytest.mark.parametrize("backend", NAMES)
-def test_the_gradient_of_bfloat16_weights_sums_many_steps(backend):
-    """Summed in bfloat16, that of ``w_h`` is off by 4 % after 1,024 steps."""
+def test_gradients_of_bfloat16_weights_are_accumulated_in_float32(backend):
+    """Accumulated in bfloat16, the gradient of ``w_h`` has an error of 4 % after 1,024 steps."""
     case = make_case(
         5, T=1024, batch=(4,), I=4, H=8, dtype=jnp.bfloat16, lengths=False, resets=False
     )
@@ -103,14 +103,14 @@ def test_the_gradient_of_bfloat16_weights_sums_many_steps(backend):
     assert_relative(gradient, exact, 2e-2)
 
 
-def test_checkpointing_in_time_of_an_empty_batch():
+def test_remat_every_of_an_empty_batch():
     params, xs = init_lstm(jax.random.key(0), 3, 5), jnp.ones((7, 0, 3))
     gradient = jax.grad(lambda params: lstm(params, xs, remat_every=2)[1].sum())(params)
     assert not any(g.any() for g in jax.tree.leaves(gradient))
 
 
-def test_an_unknown_length_is_not_unrolled(caplog):
-    """Under ``auto`` the log says so once. A backend that was asked for by name is refused."""
+def test_a_symbolic_length_is_not_unrolled(caplog):
+    """``auto`` logs this once. A named backend raises."""
     params = init_lstm(jax.random.key(0), 3, 5)
     (T,) = jax.export.symbolic_shape("T")
 

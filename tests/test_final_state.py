@@ -1,4 +1,4 @@
-"""``final_state_only``: the state of the whole layer, without its outputs."""
+"""``final_state_only``, which returns the final state without the outputs."""
 
 import re
 
@@ -24,7 +24,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("backend", ["auto", "scan", "xla", "cpu", "tpu", "cudnn"])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_equals_the_state_beside_the_outputs_and_so_does_its_gradient(backend, options):
+def test_the_state_and_its_gradient_equal_those_with_outputs(backend, options):
     params = init_lstm(jax.random.key(0), I, H)
     xs = jax.random.normal(jax.random.key(1), (T, B, I))
 
@@ -43,19 +43,21 @@ def test_equals_the_state_beside_the_outputs_and_so_does_its_gradient(backend, o
     assert isinstance(state, LSTMState)
     assert_close(state, both(params, xs), atol=1e-6)
     for differentiate in (jax.grad, jax.jacfwd):
-        got, want = (differentiate(loss, argnums=(1, 2))(run, params, xs) for run in (alone, both))
-        assert_close(got, want, atol=1e-5)
-    got, want = (
+        got, expected = (
+            differentiate(loss, argnums=(1, 2))(run, params, xs) for run in (alone, both)
+        )
+        assert_close(got, expected, atol=1e-5)
+    got, expected = (
         jax.vmap(run, in_axes=(None, 0))(params, jnp.stack([xs, 2 * xs])) for run in (alone, both)
     )
-    assert_close(got, want, atol=1e-6)
+    assert_close(got, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["auto", "scan", "xla", "cpu"])
 @pytest.mark.parametrize(
     "shape", [(256, 32, 4, 64), (4000, 8, 4, 128)]
 )  # the second runs in blocks
-def test_no_array_of_all_steps_is_stored(backend, shape):
+def test_no_array_over_all_steps_is_stored(backend, shape):
     steps, rows, inputs, units = shape
     params = init_lstm(jax.random.key(0), inputs, units)
     xs = jax.ShapeDtypeStruct((steps, rows, inputs), jnp.float32)
@@ -70,7 +72,7 @@ def test_no_array_of_all_steps_is_stored(backend, shape):
     assert stored(final_state_only=True) <= stored() - outputs
 
 
-def test_the_tpu_kernel_writes_no_array_of_all_steps():
+def test_the_tpu_kernel_writes_no_array_over_all_steps():
     params, xs = init_lstm(jax.random.key(0), I, 128), jnp.ones((8, B, I))  # one block of steps
 
     def results(**keywords):

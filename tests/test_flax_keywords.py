@@ -1,4 +1,4 @@
-"""The modules take what Flax's cells and ``RNN`` take, with the same meaning, or say what to write instead.
+"""The modules accept the arguments of Flax's cells and ``RNN``, or raise errors that say what to write.
 
 Each test runs for NNX and for Linen.
 """
@@ -95,8 +95,8 @@ def test_time_major_reverse_and_return_carry_in_the_constructor_and_in_the_call(
     carry, hs = api.call(api.lstm(time_major=True, reverse=True, return_carry=True), xs)
     again = api.call(api.lstm(), xs, time_major=True, reverse=True, return_carry=True)
     assert_close(again, (carry, hs), atol=0)
-    state, want = lstm(api.layer(api.lstm(time_major=True), xs), xs, reverse=True)
-    assert_close((carry, hs), ((state,), want), atol=1e-6)
+    state, expected = lstm(api.layer(api.lstm(time_major=True), xs), xs, reverse=True)
+    assert_close((carry, hs), ((state,), expected), atol=1e-6)
     off = api.call(
         api.lstm(time_major=True, reverse=True, return_carry=True),
         XS,
@@ -120,7 +120,7 @@ def test_keep_order(api):
 
 @both
 def test_inside_bidirectional_of_flax(api):
-    """Our layers in place of Flax's ``RNN``, which calls them with all of its keywords."""
+    """``Bidirectional`` runs our layers instead of Flax's ``RNN``, and passes all of its keywords."""
     lengths = jnp.array([7, 4])
     if api is Nnx:
         made = nnx.Bidirectional(Nnx.lstm(), Nnx.lstm(), rngs=nnx.Rngs(0))
@@ -162,7 +162,7 @@ def test_gate_fn_and_activation_fn(api, make):
 
 
 @both
-def test_the_usual_functions_are_the_plain_cell(api):
+def test_sigmoid_and_tanh_are_the_plain_cell(api):
     for functions in (
         {"gate_fn": nn.sigmoid, "activation_fn": nn.tanh},
         {"gate_fn": jax.nn.sigmoid, "activation_fn": jnp.tanh},
@@ -217,22 +217,24 @@ def test_keep_rngs_and_metadata(api):
 
 @both
 def test_integers_are_promoted(api):
-    """To the dtype of the parameters, or to ``dtype``."""
+    """Integers are cast to the dtype of the parameters, or to ``dtype``."""
     ids = jnp.arange(2 * 7 * I).reshape(2, 7, I) % 4
     for dtype in (None, jnp.bfloat16):
         got = api.call(api.lstm(dtype=dtype), ids)
-        want = api.call(api.lstm(dtype=dtype), ids.astype(jnp.float32 if dtype is None else dtype))
-        assert got.dtype == want.dtype
-        assert_close(got, want, atol=0)
+        expected = api.call(
+            api.lstm(dtype=dtype), ids.astype(jnp.float32 if dtype is None else dtype)
+        )
+        assert got.dtype == expected.dtype
+        assert_close(got, expected, atol=0)
     assert api.call(api.lstm(), ids > 1).dtype == jnp.float32
     rnn = api.wrap(api.cell())
     assert_close(api.call(rnn, ids), api.call(rnn, ids.astype(jnp.float32)), atol=0)
 
 
 @both
-def test_a_plain_pair_is_a_carry_and_comes_back_as_one(api):
+def test_a_plain_pair_is_a_carry_and_is_returned_as_a_pair(api):
     C, h = jax.random.normal(jax.random.key(2), (2, 2, H))
-    want, hs = api.call(api.lstm(), XS, initial_carry=(LSTMState(C, h),), return_carry=True)
+    expected, hs = api.call(api.lstm(), XS, initial_carry=(LSTMState(C, h),), return_carry=True)
     for given, state in (
         ((C, h), lambda carry: carry),
         (LSTMState(C, h), lambda carry: carry),
@@ -242,7 +244,7 @@ def test_a_plain_pair_is_a_carry_and_comes_back_as_one(api):
     ):
         carry, got = api.call(api.lstm(), XS, initial_carry=given, return_carry=True)
         assert jax.tree.structure(carry) == jax.tree.structure(given)
-        assert_close((tuple(state(carry)), got), (tuple(want[0]), hs), atol=0)
+        assert_close((tuple(state(carry)), got), (tuple(expected[0]), hs), atol=0)
     rnn = api.wrap(api.cell(), return_carry=True)
     plain, got = api.call(rnn, XS, initial_carry=(C, h))
     named, again = api.call(rnn, XS, initial_carry=LSTMState(C, h))
@@ -251,8 +253,8 @@ def test_a_plain_pair_is_a_carry_and_comes_back_as_one(api):
 
 
 @both
-def test_a_cell_whose_carry_is_taken_apart(api):
-    """As in Flax's test of recurrent dropout: the carry is rebuilt as a pair in every step."""
+def test_a_cell_whose_carry_is_rebuilt_as_a_pair(api):
+    """The carry is rebuilt as a pair in every step, as in Flax's test of recurrent dropout."""
     if api is Nnx:
 
         class Wrapped(nnx.Module):
@@ -306,8 +308,8 @@ def test_a_scan_over_chunks_keeps_the_dtype_of_the_carry(api, dtype, x_dtype):
     final, hs = jax.lax.scan(body, carry, chunks)
     assert hs.dtype == (x_dtype if dtype is None else dtype)
     long = jnp.ones((2, 21, I), x_dtype)
-    (want,), _ = run(long, return_carry=True)
-    assert_close(final[0].C, want.C, atol=1e-6)
+    (expected,), _ = run(long, return_carry=True)
+    assert_close(final[0].C, expected.C, atol=1e-6)
 
 
 @both
@@ -347,15 +349,15 @@ def test_a_carry_of_another_size_or_form(api):
 
 
 @both
-def test_single_carries_may_be_none(api):
+def test_entries_of_initial_carry_may_be_none(api):
     module = api.lstm(num_layers=2)
     one = LSTMState(*jax.random.normal(jax.random.key(2), (2, 2, H)))
     zero = jax.tree.map(jnp.zeros_like, one)
-    got, want = (
+    got, expected = (
         api.call(module, XS, initial_carry=given, return_carry=True)
         for given in ((one, None), (one, zero))
     )
-    assert_close(got, want, atol=0)
+    assert_close(got, expected, atol=0)
 
 
 @both
@@ -372,7 +374,7 @@ def test_dropout_of_one_layer_warns_and_needs_no_key(api):
 
 @both
 @pytest.mark.usefixtures("unannotated")
-def test_sizes_of_numpy_and_sizes_that_are_refused(api):
+def test_numpy_sizes_are_accepted_and_invalid_sizes_refused(api):
     two, five = np.int64(2), np.int64(H)
     module = api.lstm(H=five, num_layers=two, dropout_rate=np.float32(0.5))
     assert api.call(module, XS, key=jax.random.key(0)).shape == (2, 7, H)

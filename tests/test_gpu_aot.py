@@ -1,4 +1,4 @@
-"""Launches per time step of programs compiled for an NVIDIA H100. Needs its compiler but no GPU."""
+"""Kernel launches per time step of programs compiled for an NVIDIA H100, with its compiler but no GPU."""
 
 import json
 import os
@@ -23,7 +23,7 @@ LIMITS = {"forward": 2.75, "forward + backward": 6.75}
 
 
 def run(folder, *options):
-    """The rows of the benchmark, from a process that compiles as users do."""
+    """Returns the rows of the benchmark, from a process that compiles with default options."""
     file = folder / "rows.json"
     fast = {"XLA_FLAGS", *(name.upper() for name in CONFIG)}
     done = subprocess.run(
@@ -40,13 +40,13 @@ def run(folder, *options):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """The rows of one shape, by pass."""
+    """Returns the rows of one shape, by pass."""
     options = ["--sizes", "64,512", "--dtypes", "bfloat16", "--programs", "jit"]
     return run(tmp_path_factory.mktemp("gpu_static"), *options)
 
 
 def test_loop_graphs_leave_no_loop_to_the_host(rows, tmp_path):
-    """The rows "loop graphs" of ``benchmarks.gpu speed`` measure what they say."""
+    """The host runs no loop in the rows "loop graphs" of ``benchmarks.gpu speed``."""
     options = ["--sizes", "64,512", "--dtypes", "bfloat16", "--programs", "graphs"]
     graphs = run(tmp_path, *options)
     for name, loops in LOOPS.items():
@@ -54,8 +54,8 @@ def test_loop_graphs_leave_no_loop_to_the_host(rows, tmp_path):
         assert graphs[name]["host_loops"] == 0
 
 
-def test_a_training_step_on_eight_gpus_adds_up_gradients_once(tmp_path):
-    """Outside of the loops over time, and nothing else is sent."""
+def test_a_training_step_on_eight_gpus_sums_gradients_once(tmp_path):
+    """The only communication is the sum of gradients, outside of the time loops."""
     rows = run(tmp_path, "--programs", "trainer")
     assert rows["training step"]["launches_per_step"] <= 6.75
     assert rows["training step"]["collectives"] == []
@@ -66,7 +66,7 @@ def test_a_training_step_on_eight_gpus_adds_up_gradients_once(tmp_path):
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_a_time_step_is_few_launches(rows, name):
+def test_a_time_step_has_few_launches(rows, name):
     assert rows[name]["launches_per_step"] <= LIMITS[name]
 
 

@@ -1,4 +1,4 @@
-"""Importing the package is light. ``[tool.importlinter]`` says which module may import which."""
+"""The packages that are imported. ``[tool.importlinter]`` in pyproject.toml has the layers of modules."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ def run(code):
     return done.stdout.split()
 
 
-def test_the_core_loads_jax_jaxtyping_chex_and_the_standard_library_only():
+def test_the_core_imports_only_jax_jaxtyping_chex_and_the_standard_library():
     loaded = run("""
 import sys
 import chex, jax, jaxtyping
@@ -23,11 +23,11 @@ import lstm_jax
 print(*set(sys.modules) - before)
 """)
     packages = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names
-    assert packages == {"lstm_jax", "jax"}  # parts of jax that `import jax` leaves out
+    assert packages == {"lstm_jax", "jax"}  # parts of jax that `import jax` does not import
     assert not {name for name in loaded if name.startswith("jax.experimental.pallas")}
 
 
-def test_importing_the_package_loads_no_flax_and_touches_no_device():
+def test_importing_the_package_does_not_import_flax_or_initialize_devices():
     run("""
 import sys, lstm_jax
 assert "flax" not in sys.modules and "optax" not in sys.modules
@@ -39,8 +39,8 @@ assert {"nnx", "linen"} <= set(dir(lstm_jax))
 """)
 
 
-def test_the_command_line_loads_nothing_heavy():
-    """``--help`` and typing errors are answered before anything else is imported."""
+def test_help_and_mistyped_commands_import_no_heavy_package():
+    """``--help`` and the errors for mistyped commands are printed before other packages are imported."""
     loaded = run("import sys; from lstm_jax.training import cli; print(*sys.modules)")
     packages = {name.split(".")[0] for name in loaded}
     assert not packages & {"flax", "orbax", "optax", "matplotlib", "scipy", "optuna", "tqdm"}

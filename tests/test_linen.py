@@ -27,14 +27,14 @@ def test_equals_the_core():
     lengths = jnp.array([7, 4])
     resets = jnp.zeros((2, 7), bool).at[0, 3].set(True)
     carry, hs = m.apply(variables, XS, seq_lengths=lengths, resets=resets, return_carry=True)
-    want_carry, want = lstm_stack(
+    want_carry, expected = lstm_stack(
         m.stack_params(variables["params"]),
         XS.swapaxes(0, 1),
         bidirectional=True,
         lengths=lengths,
         resets=resets.T,
     )
-    assert_close(hs, want.swapaxes(0, 1), atol=1e-6)
+    assert_close(hs, expected.swapaxes(0, 1), atol=1e-6)
     assert_close(carry, want_carry, atol=1e-6)
 
 
@@ -47,7 +47,7 @@ def test_linen_and_nnx_have_the_same_parameters():
     assert_close(other(XS), m.apply(variables, XS), atol=0)
 
 
-def test_the_bridge_to_the_core():
+def test_stack_params_run_in_the_core():
     cell = LSTMCell(5)
     carry = LSTMState(*cell.initialize_carry(KEY, (2, 3)))
     variables = cell.init(KEY, carry, XS[:, 0])
@@ -101,7 +101,7 @@ def test_every_option_is_used():
     assert jaxpr.count("precision=(Precision.HIGHEST") == 2
 
 
-def test_axis_names_of_flax_survive():
+def test_axis_names_of_flax_are_kept():
     named = nn.with_partitioning(initializers.glorot, (None, "model"))
     variables = LSTM(5, kernel_init=named).init(KEY, XS)
     assert variables["params"]["l0f"]["w_x"].names == (None, "model")
@@ -127,7 +127,7 @@ def test_jit_and_grad():
     assert all(np.any(g) for g in jax.tree.leaves(gradient))
 
 
-def test_the_carry_goes_from_chunk_to_chunk():
+def test_chunks_with_a_carry_equal_the_whole_sequence():
     m, variables = make(bidirectional=False)
     carry = m.initialize_carry(KEY, (2, 3))
     hs = []
@@ -138,18 +138,18 @@ def test_the_carry_goes_from_chunk_to_chunk():
 
 
 @pytest.mark.parametrize("seq_lengths", [None, jnp.array([7, 4])])
-def test_the_cell_drops_into_rnn_and_bidirectional(seq_lengths):
+def test_the_cell_in_rnn_and_bidirectional(seq_lengths):
     both = nn.Bidirectional(nn.RNN(LSTMCell(5)), nn.RNN(LSTMCell(5)))
     variables = both.init(KEY, XS)
     forward, backward = (
         LSTMParams(**variables["params"][f"{d}_rnn"]["cell"]) for d in ("forward", "backward")
     )
-    _, want = lstm_stack(
+    _, expected = lstm_stack(
         (forward, backward), XS.swapaxes(0, 1), bidirectional=True, lengths=seq_lengths
     )
     got = both.apply(variables, XS, seq_lengths=seq_lengths)
     real = jnp.arange(7) < (7 if seq_lengths is None else seq_lengths[:, None])
-    assert_close(jnp.where(real[..., None], got, 0), want.swapaxes(0, 1), atol=1e-6)
+    assert_close(jnp.where(real[..., None], got, 0), expected.swapaxes(0, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])

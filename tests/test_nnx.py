@@ -25,10 +25,10 @@ def test_equals_the_core():
     lengths = jnp.array([7, 4])
     resets = jnp.zeros((2, 7), bool).at[0, 3].set(True)
     carry, hs = m(XS, seq_lengths=lengths, resets=resets, return_carry=True)
-    want_carry, want = lstm_stack(
+    want_carry, expected = lstm_stack(
         m.params, XS.swapaxes(0, 1), bidirectional=True, lengths=lengths, resets=resets.T
     )
-    assert_close(hs, want.swapaxes(0, 1), atol=1e-6)
+    assert_close(hs, expected.swapaxes(0, 1), atol=1e-6)
     assert_close(carry, want_carry, atol=1e-6)
 
 
@@ -49,7 +49,7 @@ def test_any_number_of_batch_axes(batch):
     assert carry[3].C.shape == (*batch, 5)
 
 
-def test_the_carry_goes_from_chunk_to_chunk():
+def test_chunks_with_a_carry_equal_the_whole_sequence():
     m = model(bidirectional=False)
     carry = m.initialize_carry((2, 3))
     hs = []
@@ -74,7 +74,7 @@ def test_parameters_are_named_as_their_fields():
     assert LSTMParams(**state["l1b"]).w_x.shape == (10, 20)
 
 
-def test_no_rng_state_is_kept():
+def test_no_rng_state_is_stored():
     assert not jax.tree.leaves(nnx.state(model(dropout_rate=0.5), nnx.RngState))
 
 
@@ -100,11 +100,11 @@ def test_jit_and_grad(jit, grad):
         )
 
     assert_close(jit(loss)(m, XS), loss(m, XS), atol=1e-5)
-    want = leaves(jax.grad(loss)(m, XS))
-    assert len(want) == 12
-    assert all(np.any(g) for g in want)
-    assert_close(leaves(grad(loss)(m, XS)), want, atol=1e-5)
-    assert_close(leaves(jit(grad(loss))(m, XS)), want, atol=1e-5)
+    expected = leaves(jax.grad(loss)(m, XS))
+    assert len(expected) == 12
+    assert all(np.any(g) for g in expected)
+    assert_close(leaves(grad(loss)(m, XS)), expected, atol=1e-5)
+    assert_close(leaves(jit(grad(loss))(m, XS)), expected, atol=1e-5)
 
 
 def test_an_nnx_optimizer_trains_it():
@@ -143,7 +143,7 @@ def test_options_reach_the_core():
         bias_init=initializers.chrono(20),
         kernel_init=initializers.zeros,
     )
-    assert m(XS).dtype == jnp.float32  # that of the inputs
+    assert m(XS).dtype == jnp.float32  # the dtype of the inputs
     assert {p.dtype for p in jax.tree.leaves(m.params)} == {jnp.dtype(jnp.bfloat16)}
     assert not m.params[0].w_x.any()
     assert m.params[0].bias[5:10].any()
@@ -160,7 +160,7 @@ def test_initialize_carry_gives_every_array_its_own_buffer():
 
 
 @pytest.mark.parametrize("seq_lengths", [None, jnp.array([7, 4])])
-def test_the_cell_drops_into_rnn_and_bidirectional(seq_lengths):
+def test_the_cell_in_rnn_and_bidirectional(seq_lengths):
     m = model(num_layers=1)
     forward, backward = (LSTMCell(3, 5, rngs=nnx.Rngs(0)) for _ in range(2))
     for cell, params in zip((forward, backward), m.params, strict=True):
@@ -168,16 +168,16 @@ def test_the_cell_drops_into_rnn_and_bidirectional(seq_lengths):
             getattr(cell, name)[...] = value
     both = nnx.Bidirectional(nnx.RNN(forward), nnx.RNN(backward))
     real = jnp.arange(7) < (7 if seq_lengths is None else seq_lengths[:, None])
-    got, want = both(XS, seq_lengths=seq_lengths), m(XS, seq_lengths=seq_lengths)
-    assert_close(jnp.where(real[..., None], got, 0), want, atol=1e-6)
+    got, expected = both(XS, seq_lengths=seq_lengths), m(XS, seq_lengths=seq_lengths)
+    assert_close(jnp.where(real[..., None], got, 0), expected, atol=1e-6)
 
 
-def test_the_layer_works_closed_over():
-    """Under transforms of JAX as of Flax: it keeps nothing that changes (flax #4713)."""
+def test_the_layer_works_in_a_closure():
+    """It works under transforms of JAX and of Flax, because it has no mutable state (flax #4713)."""
     m = model(dropout_rate=0.5)
-    want = m(XS, rngs=KEY)
+    expected = m(XS, rngs=KEY)
     for jit, grad in [(jax.jit, jax.grad), (nnx.jit, nnx.grad)]:
-        assert_close(jit(lambda xs: m(xs, rngs=KEY))(XS), want, atol=1e-5)
+        assert_close(jit(lambda xs: m(xs, rngs=KEY))(XS), expected, atol=1e-5)
         assert jit(grad(lambda xs: m(xs, rngs=KEY).sum()))(XS).any()
 
 
@@ -217,7 +217,7 @@ def test_the_cell_in_an_rnn_keeps_its_dtype(dtype, xs_dtype):
 
 
 class Nested(nnx.Module):
-    """The layers inside of another module, beside Flax's dropout."""
+    """A module with our layers and Flax's dropout."""
 
     def __init__(self):
         self.lstm = model(dropout_rate=0.5)
@@ -236,7 +236,7 @@ OFF = {
 
 
 @pytest.mark.parametrize("way", OFF)
-def test_every_way_of_flax_turns_dropout_off(way):
+def test_all_apis_of_flax_disable_dropout(way):
     nested = Nested()
     off = OFF[way](nested)
     assert off.lstm.deterministic
@@ -245,7 +245,7 @@ def test_every_way_of_flax_turns_dropout_off(way):
     assert_close(alone(XS), alone(XS, deterministic=True), atol=0)
 
 
-def test_a_view_leaves_the_module_as_it_is():
+def test_a_view_does_not_change_the_module():
     m = model(dropout_rate=0.5)
     off = nnx.view(m, deterministic=True)
     assert not m.deterministic
@@ -258,7 +258,7 @@ def test_a_view_leaves_the_module_as_it_is():
 
 @pytest.mark.parametrize("wrap", [nnx.with_partitioning, "with_metadata"])
 def test_initializers_that_name_the_axes_of_the_weights(wrap):
-    """Flax wraps what they return; the gates are drawn one by one and packed inside of the wrapper."""
+    """Flax wraps the results of initializers. Gates are drawn one by one, and packed inside the wrapper."""
 
     def named(init, axes):
         if wrap == "with_metadata":
@@ -302,7 +302,7 @@ def test_errors():
 
 
 @pytest.mark.parametrize("time_major", [False, True])
-def test_lengths_of_the_other_order_get_a_hint(time_major):
+def test_lengths_for_the_other_layout_get_a_hint(time_major):
     m = model(time_major=time_major)
     xs = (
         XS if time_major else XS.swapaxes(0, 1)
@@ -312,7 +312,7 @@ def test_lengths_of_the_other_order_get_a_hint(time_major):
 
 
 @pytest.mark.parametrize("time_major", [False, True])
-def test_a_mask_in_place_of_lengths_gets_a_hint(time_major):
+def test_a_mask_instead_of_lengths_gets_a_hint(time_major):
     axis = 0 if time_major else -1
     with pytest.raises(ValueError, match=rf"seq_lengths.*bool.*axis={axis}"):
         model(time_major=time_major)(XS, seq_lengths=jnp.ones((2, 7), bool))

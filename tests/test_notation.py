@@ -52,7 +52,7 @@ def test_to_gates_needs_four_gates():
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_from_gates_says_what_does_not_fit():
+def test_from_gates_errors_name_the_shapes():
     given = gates()
     with pytest.raises(ValueError, match=r"\[H, H \+ I\].*\(5, 3\).*W_i.*W_f.*W_C.*W_o"):
         LSTMParams.from_gates(**given | {f"W_{n}": given[f"W_{n}"].T for n in "fiCo"})
@@ -69,13 +69,13 @@ def test_parameters_are_a_pytree_of_named_fields():
     assert len(jax.tree.leaves(PARAMS)) == 2
     with pytest.raises(
         TypeError, match="not iterable"
-    ):  # a field that is added later would break it
+    ):  # unpacking would break when a field is added
         list(PARAMS)
 
 
 @pytest.mark.parametrize("value", [(2, 12), "kernel", True, P("data"), np.zeros(3), 0])
-def test_fields_may_hold_what_tree_transformations_put_there(value):
-    """The tests check annotations when an instance is made."""
+def test_fields_accept_values_of_tree_transformations(value):
+    """The tests check annotations at run time when an instance is created."""
     mapped = jax.tree.map(lambda _: value, PARAMS)
     assert mapped.w_h is value
     assert mapped.bias is None
@@ -110,8 +110,8 @@ def test_transforms_take_parameters():
     assert not updates.w_h.any()
 
 
-def test_flax_serialization_reads_what_it_wrote():
-    import lstm_jax.linen  # registers the class
+def test_flax_serialization_round_trip():
+    import lstm_jax.linen  # the import registers LSTMParams
 
     assert lstm_jax.linen
     empty = jax.tree.map(jnp.zeros_like, PARAMS)
@@ -120,7 +120,7 @@ def test_flax_serialization_reads_what_it_wrote():
     assert again.bias is None
 
 
-def test_an_export_of_parameters_and_states_is_written_and_read():
+def test_export_of_parameters_and_states_round_trip():
     params = init_lstm(jax.random.key(0), 2, 3)
     xs, state = jnp.ones((4, 5, 2)), LSTMState(jnp.ones((5, 3)), jnp.ones((5, 3)))
     exported = jax.export.export(jax.jit(lstm))(params, xs, state)

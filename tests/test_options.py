@@ -1,4 +1,4 @@
-"""The tuning options: one value inside, keywords outside, refused where they cannot be honoured."""
+"""The tuning options: keywords of functions and modules, and errors for values that have no effect."""
 
 import dataclasses
 import inspect
@@ -43,14 +43,14 @@ def test_the_keywords_are_the_fields():
 
 
 @pytest.mark.parametrize("function", [lstm, lstm_stack, LSTM.__init__, linen.LSTM.__init__])
-def test_the_signature_shows_them(function):
+def test_the_signature_shows_the_options(function):
     parameters = inspect.signature(function).parameters
     for field in dataclasses.fields(Options):
         assert parameters[field.name].default == field.default
 
 
 @everywhere
-def test_they_reach_the_program(name):
+def test_options_affect_the_program(name):
     def program(**options):
         return str(jax.make_jaxpr(lambda: call(name, **options))())
 
@@ -65,10 +65,10 @@ def test_they_reach_the_program(name):
 @everywhere
 @pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize("option", ["unroll", "remat_every"])
-def test_integers_of_numpy(name, option):
-    want = call(name, **{option: 2})
+def test_numpy_integers_are_accepted(name, option):
+    expected = call(name, **{option: 2})
     for two in (np.int64(2), np.int32(2), np.asarray(2)):
-        assert_close(call(name, **{option: two}), want, atol=0)
+        assert_close(call(name, **{option: two}), expected, atol=0)
 
 
 @everywhere
@@ -88,7 +88,7 @@ def test_integers_of_numpy(name, option):
         ({"partition": True}, "Partition.*True"),
     ],
 )
-def test_values_that_are_refused(name, option, names):
+def test_invalid_values_are_refused(name, option, names):
     with pytest.raises(ValueError, match=names):
         call(name, **option)
 
@@ -107,7 +107,7 @@ def test_values_that_are_refused(name, option, names):
         ("return_sequences", "final_state_only"),
     ],
 )
-def test_names_of_other_libraries_are_answered_with_ours(function, keyword, name):
+def test_keywords_of_other_libraries_get_a_hint(function, keyword, name):
     params = PARAMS if function is lstm else (PARAMS,)
     with pytest.raises(TypeError, match=rf"{function.__name__}.*{keyword}.*\b{name}\b"):
         function(params, XS, **{keyword: None})
@@ -115,7 +115,7 @@ def test_names_of_other_libraries_are_answered_with_ours(function, keyword, name
         function(params, XS, banana=None)
 
 
-def test_a_module_says_which_keyword_it_does_not_know():
+def test_a_module_names_the_unknown_keyword():
     for keyword, name in (
         ("banana", ""),
         ("batch_first", "batch first"),
@@ -128,7 +128,7 @@ def test_a_module_says_which_keyword_it_does_not_know():
 
 
 def test_a_linen_layer_takes_its_options_by_name():
-    """``linen.LSTM(3, 5)`` looks like torch's sizes, and would be five layers of 3 units."""
+    """``linen.LSTM(3, 5)`` looks like the sizes of torch, but would be five layers of 3 units."""
     with pytest.raises(TypeError):
         linen.LSTM(3, 5)
 
@@ -140,8 +140,8 @@ def fresh_log(caplog):
     return caplog
 
 
-def test_an_option_that_a_kernel_does_not_honour(fresh_log):
-    """Refused by name, logged once under ``auto``, whose kernel still runs."""
+def test_an_option_that_a_kernel_ignores(fresh_log):
+    """A named backend raises. ``auto`` logs it once, and runs the kernel."""
     params, xs = init_lstm(jax.random.key(0), 3, 16), jnp.ones((32, 64, 3))
     with pytest.raises(ValueError, match=r"cpu.*unroll=2"):
         lstm(params, xs, backend="cpu", unroll=2)
@@ -151,7 +151,7 @@ def test_an_option_that_a_kernel_does_not_honour(fresh_log):
     assert_close(hs, lstm(params, xs)[1], atol=1e-6)
     (record,) = [r for r in fresh_log.records if "unroll=2" in r.getMessage()]
     assert "cpu" in record.getMessage()
-    lstm(params, xs, backend="cpu", unroll=1)  # nothing to honour
+    lstm(params, xs, backend="cpu", unroll=1)  # 1 is the default
 
 
 def test_a_sharded_batch_without_a_partition_is_logged_once(fresh_log):

@@ -1,4 +1,4 @@
-"""Layers split over a mesh by name: the same numbers, and no communication where none is needed."""
+"""Layers sharded over a mesh: equal results, and no unnecessary communication."""
 
 from functools import partial
 
@@ -28,7 +28,7 @@ def mesh_of(shape, kind=AxisType.Auto):
 
 
 def problem(**keywords):
-    """Floats, and a function of them and of a partition."""
+    """Returns arrays, and a function of these arrays and a partition."""
     case = make_case(T=4, batch=(8,), I=8, H=8, state=True, reset_state=True)
     floats = {
         "params": case.params[0],
@@ -58,21 +58,21 @@ MORE_CASES = [(AxisType.Auto, name, {}) for name in MESHES] + [
 
 
 @pytest.mark.parametrize("options", [*CASES, *nightly(*MORE_CASES)])
-def test_a_split_layer_is_the_whole_layer(options):
+def test_a_sharded_layer_equals_the_unsharded_layer(options):
     kind, name, keywords = options
     floats, run = problem(**keywords)
-    want = run(**floats)
+    expected = run(**floats)
     want_gradient = jax.grad(partial(loss, run))(floats)
     shape, partition = MESHES[name]
     with jax.set_mesh(mesh_of(shape, kind)):
         split = partial(run, partition=partition)
-        assert_close(split(**floats), want, atol=1e-6)
+        assert_close(split(**floats), expected, atol=1e-6)
         gradient = jax.jit(jax.grad(partial(loss, split)))(floats)
     assert_close(gradient, want_gradient, atol=2e-5)
 
 
-def test_more_rows_than_the_smallest_kernels_take():
-    """The layout for CPUs is taken from 8 rows a device on."""
+def test_enough_rows_for_kernels():
+    """CPU kernels run from 8 rows per device on, by the fixture of the tests."""
     case = make_case(T=4, batch=(16,), I=8, H=8, lengths=False, resets=False)
     xs = jnp.asarray(case.xs)
 
@@ -82,14 +82,14 @@ def test_more_rows_than_the_smallest_kernels_take():
 
         return jax.jit(jax.grad(loss, argnums=(0, 1)))(case.params[0], xs)
 
-    want = gradient()
+    expected = gradient()
     with jax.set_mesh(mesh_of((2, 4))):
-        assert_close(gradient(Partition("data")), want, atol=2e-5)
+        assert_close(gradient(Partition("data")), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["batch", "weights at rest"])
 def test_no_communication_in_a_time_loop(name):
-    """Also where the weights lie split: they are gathered twice, before each of the loops."""
+    """Sharded weights are gathered before the forward loop, and again before the backward loop."""
     floats, run = problem(backend="xla")
     shape, partition = MESHES[name]
     mesh = mesh_of(shape)
@@ -110,7 +110,7 @@ def test_no_communication_in_a_time_loop(name):
 
 
 def test_hidden_units_are_gathered_in_every_step():
-    """So that what the tests of data parallelism look for is there to be found."""
+    """This also shows that the tests of data parallelism would find communication in loops."""
     floats, run = problem()
     shape, partition = MESHES["hidden"]
     with jax.set_mesh(mesh_of(shape)):
@@ -118,7 +118,7 @@ def test_hidden_units_are_gathered_in_every_step():
         assert collectives_in_loops(split.lower(**floats).compile().as_text())
 
 
-def test_gathered_weights_are_not_kept_for_the_backward_pass():
+def test_gathered_weights_are_not_residuals():
     floats, run = problem()
 
     def kept(partition):
@@ -130,28 +130,28 @@ def test_gathered_weights_are_not_kept_for_the_backward_pass():
 
     with jax.set_mesh(mesh_of((8, 1))):
         H = 8
-        assert (8 * H, 4 * H) in kept(Partition("data"))  # a copy a device
+        assert (8 * H, 4 * H) in kept(Partition("data"))  # a copy per device
         assert (8 * H, 4 * H) not in kept(Partition("data", weights="data"))
 
 
 def test_layers_directions_and_dropout():
-    """Masks are a function of the place in the whole batch, whatever holds it."""
+    """Dropout masks depend on the position in the global batch, and not on the sharding."""
     case = make_case(T=4, batch=(8,), I=8, H=8, layers=2, directions=2)
     xs, key = jnp.asarray(case.xs), jax.random.key(1)
     run = partial(lstm_stack, case.params, xs, bidirectional=True, dropout=0.5, key=key)
-    want = run()
+    expected = run()
     with jax.set_mesh(mesh_of((4, 2))):
         got = jax.jit(partial(run, partition=Partition("data", "model")))()
-    assert_close(got, want, atol=1e-6)
+    assert_close(got, expected, atol=1e-6)
 
 
 def test_the_tanh_rnn():
     params = baselines.init_rnn(jax.random.key(0), 8, 8)
     xs = jax.random.normal(jax.random.key(1), (4, 8, 8))
-    want = lstm(params, xs, spec=RNNSpec())
+    expected = lstm(params, xs, spec=RNNSpec())
     with jax.set_mesh(mesh_of((4, 2))):
         got = lstm(params, xs, spec=RNNSpec(), partition=Partition("data", "model", "data"))
-    assert_close(got, want, atol=1e-6)
+    assert_close(got, expected, atol=1e-6)
 
 
 def test_no_batch_axis_and_several():
@@ -172,7 +172,7 @@ def test_a_linen_module():
         assert_close(split.apply(variables, xs), whole.apply(variables, xs), atol=1e-6)
 
 
-def test_what_cannot_be_split_is_said():
+def test_errors_for_a_batch_or_units_that_cannot_be_sharded():
     floats, run = problem()
     with jax.set_mesh(mesh_of((8, 1))):
         with pytest.raises(ValueError, match=r"Partition\.batch.*'data'.*'rows'"):
@@ -201,10 +201,10 @@ SEVERAL_AXES = [
 @pytest.mark.parametrize("kind", [AxisType.Auto, *nightly(AxisType.Explicit)])
 def test_axes_of_several_names(partition, kind):
     floats, run = problem()
-    want, want_gradient = run(**floats), jax.grad(partial(loss, run))(floats)
+    expected, want_gradient = run(**floats), jax.grad(partial(loss, run))(floats)
     with jax.set_mesh(jax.make_mesh((2, 2, 2), ("data", "fsdp", "model"), axis_types=(kind,) * 3)):
         split = partial(run, partition=partition)
-        assert_close(split(**floats), want, atol=1e-6)
+        assert_close(split(**floats), expected, atol=1e-6)
         gradient = jax.jit(jax.grad(partial(loss, split)))(floats)
     assert_close(gradient, want_gradient, atol=2e-5)
 
@@ -216,9 +216,9 @@ def test_no_batch_axis_with_lengths_and_resets(partition, masks):
     given = {"lengths": jnp.asarray(3), "resets": jnp.asarray([False, False, True, False])}
     given = given if masks == "both" else {masks: given[masks]}
     run = partial(lstm, case.params[0], jnp.asarray(case.xs), case.states[0], **given)
-    want = run()
+    expected = run()
     with jax.set_mesh(mesh_of((2, 4))):
-        assert_close(run(partition=partition), want, atol=1e-6)
+        assert_close(run(partition=partition), expected, atol=1e-6)
 
 
 @pytest.mark.usefixtures("unannotated")

@@ -1,4 +1,4 @@
-"""What breaks in the LSTMs of other libraries must not break here: a test for each."""
+"""Regression tests for bugs of LSTMs in other libraries."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ BOTH = pytest.mark.parametrize("run", [run_nnx, run_linen], ids=["nnx", "linen"]
 
 @BOTH
 def test_a_row_of_length_zero_returns_its_initial_carry(run):
-    """Flax's RNN indexes step -1 there and returns the carry of the whole padded run."""
+    """Flax's RNN reads step -1 and returns the carry after all padded steps."""
     start = LSTMState(C=jnp.full((3, 4), 0.5), h=jnp.full((3, 4), -0.5))
     (carry,), _ = run(XS, seq_lengths=jnp.array([0, 6, 3]), initial_carry=(start,))
     assert_close(jax.tree.map(lambda a: a[0], carry), LSTMState(start.C[0], start.h[0]), atol=0)
@@ -43,7 +43,7 @@ def test_a_row_of_length_zero_returns_its_initial_carry(run):
 
 @BOTH
 def test_two_batch_axes_with_lengths_keep_the_shape_of_the_carry(run):
-    """Linen's RNN returns (1, 3, 3, 4) for (1, 3, 4)."""
+    """Linen's RNN returns a carry of shape (1, 3, 3, 4) instead of (1, 3, 4)."""
     (carry,), _ = run(XS[None], seq_lengths=jnp.array([[2, 6, 3]]))
     assert carry.C.shape == carry.h.shape == (1, 3, 4)
     (flat,), _ = run(XS, seq_lengths=jnp.array([2, 6, 3]))
@@ -61,7 +61,7 @@ def test_outputs_past_the_length_are_zero(run):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_parameters_in_half_precision_can_be_initialized(dtype):
-    """There is no QR in bfloat16: the orthogonal initializers of Flax's cells crash."""
+    """The orthogonal initializers of Flax's cells fail, because JAX has no QR decomposition in bfloat16."""
     drawn = [
         our_nnx.LSTMCell(2, 4, param_dtype=dtype, rngs=nnx.Rngs(0)).params,
         our_nnx.LSTM(2, 4, param_dtype=dtype, rngs=nnx.Rngs(0)).params,
@@ -82,16 +82,16 @@ def test_parameters_in_half_precision_can_be_initialized(dtype):
     ],
     ids=["nnx", "nnx.RNN", "linen"],
 )
-def test_bfloat16_compute_with_float32_parameters_hands_back_bfloat16(layer):
-    """Linen hands back float32. C alone stays float32, by design."""
+def test_bfloat16_compute_with_float32_parameters_returns_bfloat16(layer):
+    """Linen returns float32. Here only C is float32, by design."""
     carry, hs = layer()(XS, return_carry=True)
-    C, h = carry if len(carry) == 2 else carry[0]  # of the cell, or of one layer
+    C, h = carry if len(carry) == 2 else carry[0]  # the carry of a cell or of one layer
     assert hs.dtype == h.dtype == jnp.bfloat16
     assert C.dtype == jnp.float32
 
 
 def test_recurrent_weights_have_the_scale_of_one_gate():
-    """nnx.OptimizedLSTMCell draws (H, 4H) at once: each gate's weights are half as large."""
+    """nnx.OptimizedLSTMCell draws (H, 4H) at once, so the weights of each gate have half the scale."""
     H = 64
     for params in (
         our_nnx.LSTMCell(2, H, rngs=nnx.Rngs(0)).params,
@@ -103,15 +103,15 @@ def test_recurrent_weights_have_the_scale_of_one_gate():
 
 
 def test_cell_and_layer_have_compatible_parameters():
-    """nnx says it of its two LSTM cells, and their trees differ."""
+    """NNX documents its two LSTM cells as compatible, but their parameter trees differ."""
     layer, cell = our_nnx.LSTM(2, 4, rngs=nnx.Rngs(0)), our_nnx.LSTMCell(2, 4, rngs=nnx.Rngs(1))
     nnx.update(layer.l0f, nnx.state(cell))
     assert_close(layer(XS), nnx.RNN(cell)(XS), atol=1e-6)
 
 
 @pytest.mark.parametrize("jit", [jax.jit, nnx.jit])
-def test_a_layer_closed_over_works_under_jit_and_grad(jit):
-    """nnx.RNN of Flax's cells raises TraceContextError: their zero carry draws from an RNG."""
+def test_a_layer_in_a_closure_works_under_jit_and_grad(jit):
+    """nnx.RNN of Flax's cells raises TraceContextError, because their zero carry draws from an RNG."""
     m = our_nnx.LSTM(2, 4, rngs=nnx.Rngs(0))
     grad = jax.grad if jit is jax.jit else nnx.grad
     assert_close(jit(lambda xs: m(xs))(XS), m(XS), atol=1e-6)
@@ -120,8 +120,8 @@ def test_a_layer_closed_over_works_under_jit_and_grad(jit):
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
-def test_reverse_outputs_stay_at_their_time_on_every_backend(backend):
-    """With Keras on JAX, the cuDNN path and the scan path return other orders."""
+def test_reverse_outputs_keep_the_time_order_on_every_backend(backend):
+    """With Keras on JAX, the cuDNN path and the scan path return different orders."""
     m = our_nnx.LSTM(2, 4, backend=backend, rngs=nnx.Rngs(0))
     r = our_nnx.LSTM(2, 4, backend=backend, reverse=True, rngs=nnx.Rngs(0))
     with skipping_refusals(backend):

@@ -1,4 +1,4 @@
-"""The product of a sequence with a weight: the values of ``jnp.dot``, and rows merged where that is safe."""
+"""The product of a sequence with a weight: results of ``jnp.dot``, and axes merged where that is safe."""
 
 from functools import partial
 
@@ -41,18 +41,18 @@ def derivatives(product):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("tried", [project, product])
-def test_every_derivative_is_that_of_dot(tried, compiled):
-    got, want = (
+def test_derivatives_equal_those_of_dot(tried, compiled):
+    got, expected = (
         (jax.jit(lambda p=p: derivatives(p)) if compiled else partial(derivatives, p))()
         for p in (tried, jnp.dot)
     )
-    for name in want:
-        for a, b in zip(*map(jax.tree.leaves, (got[name], want[name])), strict=True):
+    for name in expected:
+        for a, b in zip(*map(jax.tree.leaves, (got[name], expected[name])), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def contracted(xs, axes="[0] x [0]"):
-    """Whether the weight's gradient contracts these axes, for inputs sharded as ``xs``."""
+    """Returns whether the weight's gradient contracts these axes, for inputs with the sharding of ``xs``."""
     text = jax.jit(jax.grad(partial(loss, project), 1)).lower(xs, W).as_text()
     return f"contracting_dims = {axes}" in text
 
@@ -77,22 +77,22 @@ def test_other_platforms_get_the_plain_product():
         assert "contracting_dims = [0, 1] x [0, 1]" in text
 
 
-def test_explicit_axes_and_unknown_shapes():
+def test_explicit_axes_and_symbolic_shapes():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
         xs = jax.device_put(XS, NamedSharding(mesh, P(None, "data")))
         got = jax.jit(jax.grad(partial(loss, project), (0, 1)))(xs, jax.device_put(W, P()))
-    want = jax.grad(partial(loss, jnp.dot), (0, 1))(XS, W)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, want)
+    expected = jax.grad(partial(loss, jnp.dot), (0, 1))(XS, W)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, expected)
     shape = jax.ShapeDtypeStruct((*export.symbolic_shape("t, b"), I), jnp.float32)
     gradient = jax.jit(jax.grad(partial(loss, project), 1))
     exported = export.export(gradient)(shape, W)
-    np.testing.assert_allclose(exported.call(XS, W), want[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(exported.call(XS, W), expected[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("backend", "saved"), [("scan", 2), ("xla", 1)])
-def test_a_policy_of_checkpoint_sees_the_projection(backend, saved):
-    """It is a product like others, not computed again under a policy that saves products.
+def test_a_checkpoint_policy_saves_the_projection(backend, saved):
+    """It is not recomputed under a policy that saves matrix products.
 
     In ``scan`` that of the time loop is another one.
     """
@@ -107,7 +107,7 @@ def test_a_policy_of_checkpoint_sees_the_projection(backend, saved):
     assert products(policies.dots_saveable) == products(policies.nothing_saveable) - saved
 
 
-def test_what_is_no_product_of_rows_is_left_to_dot():
+def test_matrices_and_vectors_use_dot():
     np.testing.assert_array_equal(project(XS, jnp.stack([W, W])), jnp.dot(XS, jnp.stack([W, W])))
     with pytest.raises(TypeError):
         project(XS.tolist(), W)

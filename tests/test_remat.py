@@ -1,4 +1,4 @@
-"""Checkpointing in time: what it costs in memory, and that long sequences compile as short ones."""
+"""Checkpointing in time: its memory, and programs whose size does not depend on the sequence length."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def shapes(T):
 
 
 def memory(function, T):
-    """Temporary memory of the compiled program, in arrays ``[T, B, H]``."""
+    """Returns the temporary memory of the compiled program, in arrays ``[T, B, H]``."""
     compiled = jax.jit(function).lower(*shapes(T)).compile()
     return compiled.memory_analysis().temp_size_in_bytes / (T * B * H * 4)
 
@@ -38,9 +38,9 @@ def memory(function, T):
 @pytest.mark.parametrize(
     ("of", "argnums", "most"), [(of_all_outputs, (0, 1), 2.2), (of_the_final_state, 0, 0.3)]
 )
-def test_a_long_sequence_takes_little_more_than_its_outputs(of, argnums, most):
+def test_remat_every_limits_the_memory_of_a_long_sequence(of, argnums, most):
     assert memory(gradient(of, argnums), T=16384) < most
-    assert memory(gradient(of, argnums, every=None), T=16384) > 6  # what the measure must see
+    assert memory(gradient(of, argnums, every=None), T=16384) > 6  # without checkpointing
 
 
 @pytest.mark.parametrize("every", [None, EVERY])

@@ -46,7 +46,7 @@ def check_against_the_python_loop(case):
 @pytest.mark.parametrize("flags", pairwise(*FLAGS))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_python_loop_in_float64(x64, flags, shape):
-    for seed in range(5):  # compiles once
+    for seed in range(5):  # the program is compiled once
         check_against_the_python_loop(make_case(seed, dtype=jnp.float64, **shape, **flags))
 
 
@@ -91,7 +91,7 @@ def check_in_two_chunks(case, cut):
 
 @pytest.mark.parametrize("flags", pairwise(*FLAGS))
 def test_chunked_equals_whole(flags):
-    """With a state, resets and lengths, in both directions."""
+    """Tests states, resets and lengths, in both directions."""
     for seed in range(5):
         check_in_two_chunks(make_case(seed, T=5, **flags), cut=2)
 
@@ -113,7 +113,7 @@ def test_any_shape_chunked_equals_whole(drawn, cut):
 def test_masked_equals_truncated(reverse):
     case = make_case(T=6, batch=(8,), reverse=reverse)
     state, hs = run(case)
-    assert {0, 6} <= {int(min(n, 6)) for n in case.lengths}  # both ends occur
+    assert {0, 6} <= {int(min(n, 6)) for n in case.lengths}  # lengths 0 and T occur
     for b, n in enumerate(np.minimum(case.lengths, 6)):
         row_state, row = lstm(
             case.params[0],
@@ -130,8 +130,8 @@ def test_masked_equals_truncated(reverse):
 
 @pytest.mark.parametrize("backend", ["auto", "scan", "xla", "cpu"])
 @pytest.mark.parametrize(("reverse", "residuals"), [(False, "save"), (True, "recompute")])
-def test_nan_in_the_padding_reaches_no_output_and_no_gradient(backend, reverse, residuals):
-    """Each backend masks the inputs that it reads."""
+def test_nan_in_the_padding_affects_no_output_and_no_gradient(backend, reverse, residuals):
+    """Each backend must mask the inputs that it reads."""
     case = make_case(T=6, batch=(8,), reverse=reverse)
 
     def loss(params, xs, state, reset_state):
@@ -150,17 +150,17 @@ def test_nan_in_the_padding_reaches_no_output_and_no_gradient(backend, reverse, 
     assert not np.asarray(dirty[1][1])[padding].any()  # d loss / d xs
 
 
-def test_a_state_before_a_reset_is_never_read():
-    """Not even NaN in it: T = 1 with a reset ignores ``state``."""
+def test_a_reset_on_the_first_step_ignores_the_state():
+    """With T = 1, even NaN in ``state`` has no effect."""
     case = make_case(T=1, lengths=False, resets=False)
     nan = jax.tree.map(lambda a: a * jnp.nan, case.states[0])
     resets = np.ones((1, 3), bool)
     got = lstm(case.params[0], case.xs, nan, resets=resets, reset_state=case.reset_states[0])
-    want = lstm(case.params[0], case.xs, case.reset_states[0])
-    assert_close(got, want, atol=1e-6)
+    expected = lstm(case.params[0], case.xs, case.reset_states[0])
+    assert_close(got, expected, atol=1e-6)
 
 
-def test_in_reverse_a_reset_on_the_first_step_is_met_by_the_final_state():
+def test_in_reverse_a_reset_on_the_first_step_resets_the_final_state():
     case = make_case(T=3, lengths=False, reverse=True)
     resets = np.zeros((3, 3), bool)
     resets[0, 1] = True
@@ -169,7 +169,7 @@ def test_in_reverse_a_reset_on_the_first_step_is_met_by_the_final_state():
     assert not jnp.allclose(state.C[0], case.reset_states[0].C[0])
 
 
-def test_resets_never_go_back_to_state():
+def test_resets_do_not_restore_the_initial_state():
     case = make_case(T=4, lengths=False, reset_state=False)
     resets = np.zeros((4, 3), bool)
     resets[2] = True
@@ -200,7 +200,7 @@ def test_a_learned_initial_state_is_shared_by_the_batch_and_gets_gradients():
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-def test_no_steps_return_the_state(batch):
+def test_a_sequence_without_steps_returns_the_state(batch):
     case = make_case(T=0, batch=batch)
     state, hs = run(case)
     assert_close(state, case.states[0], atol=0)
@@ -214,13 +214,13 @@ def test_an_empty_batch():
 
 
 @pytest.mark.parametrize("unroll", [2, 5, 7])
-def test_unroll_changes_nothing(unroll):
+def test_unroll_does_not_change_the_result(unroll):
     case = make_case(T=7)
     assert_close(run(case, unroll=unroll), run(case), atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("xs_dtype", "dtype", "want"),
+    ("xs_dtype", "dtype", "expected"),
     [
         (jnp.float32, None, jnp.float32),
         (jnp.bfloat16, None, jnp.bfloat16),
@@ -231,14 +231,14 @@ def test_unroll_changes_nothing(unroll):
     ],
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_dtypes(xs_dtype, dtype, want, masked):
-    """Outputs and h in the compute dtype, C in float32, whatever the parameters and states are."""
+def test_dtypes(xs_dtype, dtype, expected, masked):
+    """Outputs and h have the compute dtype and C has float32, for all dtypes of parameters and states."""
     case = make_case(batch=(3,), T=4, lengths=masked, resets=masked)
     case.xs = jnp.asarray(case.xs, xs_dtype)
     state, hs = run(case, dtype=dtype)
-    assert (hs.dtype, state.h.dtype, state.C.dtype) == (want, want, jnp.float32)
+    assert (hs.dtype, state.h.dtype, state.C.dtype) == (expected, expected, jnp.float32)
     exact = run(case, dtype=jnp.float32)
-    if want != jnp.float32:
+    if expected != jnp.float32:
         assert_close((*state, hs), (*exact[0], exact[1]), atol=5e-2)
 
 
@@ -248,7 +248,7 @@ def test_float64_cell_state_under_float64(x64):
 
 
 def test_a_cell_state_in_float32_keeps_small_addends():
-    """1000 additions of tanh(1) / 2: a bfloat16 sum would stop growing near 128."""
+    """Adds tanh(1) / 2 in 1000 steps. A bfloat16 sum would stop growing near 128."""
     big = 30.0
     params = init_lstm(jax.random.key(0), 1, 1).replace(
         w_x=jnp.zeros((1, 4)), w_h=jnp.zeros((1, 4)), bias=jnp.array([0.0, big, 1.0, 0.0])
@@ -276,7 +276,7 @@ def test_the_default_precision_is_that_of_the_trace():
 def test_the_input_projection_is_one_product_outside_the_loop():
     case = make_case(T=5, lengths=False, resets=False)
     jaxpr = jax.make_jaxpr(lambda: run(case, backend="scan"))().eqns[0].params["jaxpr"]
-    # The one outside has a derivative of its own.
+    # The product outside of the loop has a custom derivative.
     outside = [e for e in jaxpr.eqns if e.primitive.name in ("custom_jvp_call", "dot_general")]
     (scan,) = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
     steps = scan.params["jaxpr"].eqns
@@ -286,7 +286,7 @@ def test_the_input_projection_is_one_product_outside_the_loop():
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
 def test_lengths_of_every_integer_type(dtype):
-    """300 steps cannot be counted in 8 bits."""
+    """The 300 steps exceed the range of 8-bit integers."""
     lengths = np.array([100, 50, 0], dtype)
     _, hs = lstm(PARAMS, jnp.ones((300, 3, 2)), lengths=lengths)
     np.testing.assert_array_equal((hs != 0).any(-1).sum(0), lengths)
@@ -317,8 +317,8 @@ def test_arrays_of_other_libraries_are_converted():
 def test_numpy_inputs():
     case = make_case(T=4, batch=(2,))
     keywords = {"lengths": np.array([4, 2]), "resets": np.zeros((4, 2), bool)}
-    want = lstm(case.params[0], jnp.asarray(case.xs), **jax.tree.map(jnp.asarray, keywords))
-    assert_close(lstm(case.params[0], np.asarray(case.xs), **keywords), want, atol=0)
+    expected = lstm(case.params[0], jnp.asarray(case.xs), **jax.tree.map(jnp.asarray, keywords))
+    assert_close(lstm(case.params[0], np.asarray(case.xs), **keywords), expected, atol=0)
 
 
 @pytest.mark.usefixtures("unannotated")

@@ -35,7 +35,7 @@ def problem(masked, reverse):
 
 
 def specs(args):
-    """Batch axes over "data", everything else replicated."""
+    """Shards batch axes over "data", and replicates all other axes."""
     batch = {
         "xs": P(None, "data", None),
         "state": LSTMState(P("data", None), P("data", None)),
@@ -62,7 +62,7 @@ def floats(args):
 def test_a_batch_over_eight_devices(axis_type, reverse, masked):
     args, run = problem(masked, reverse)
     integers = {k: args[k] for k in ("lengths", "resets") if k in args}
-    want = run(**args)
+    expected = run(**args)
     want_gradient = jax.grad(lambda f: loss(run, f | integers))(floats(args))
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
@@ -76,14 +76,14 @@ def test_a_batch_over_eight_devices(axis_type, reverse, masked):
         bare = run(**sharded)
         ints = {k: sharded[k] for k in integers}
         gradient = jax.jit(jax.grad(lambda f, i: loss(run, f | i)))(floats(sharded), ints)
-    assert_close((state, hs), want, atol=1e-6)
-    assert_close(bare, want, atol=1e-6)
+    assert_close((state, hs), expected, atol=1e-6)
+    assert_close(bare, expected, atol=1e-6)
     assert_close(gradient, want_gradient, atol=2e-5)
 
 
 @MASKED
-def test_explicit_axes_without_a_mesh_in_context(masked):
-    """The sharding of the arguments is enough."""
+def test_explicit_axes_without_a_current_mesh(masked):
+    """The sharding of the arguments is sufficient."""
     args, run = problem(masked, reverse=False)
     integers = {k: args[k] for k in ("lengths", "resets") if k in args}
     gradient = jax.grad(lambda f, i: loss(run, f | i))
@@ -97,16 +97,16 @@ def test_explicit_axes_without_a_mesh_in_context(masked):
     assert_close(got, gradient(floats(args), integers), atol=2e-5)
 
 
-def test_a_learned_initial_state_beside_a_sharded_batch():
+def test_a_learned_initial_state_with_a_sharded_batch():
     case = make_case(T=4, batch=(8,), lengths=False)
     learned = LSTMState(jnp.ones(3), -jnp.ones(3))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
-    want = lstm(case.params[0], case.xs, reset_state=learned, resets=case.resets)
+    expected = lstm(case.params[0], case.xs, reset_state=learned, resets=case.resets)
     with jax.set_mesh(mesh):
         xs = jax.device_put(case.xs, NamedSharding(mesh, P(None, "data", None)))
         resets = jax.device_put(case.resets, NamedSharding(mesh, P(None, "data")))
         got = lstm(case.params[0], xs, reset_state=learned, resets=resets)
-    assert_close(got, want, atol=1e-6)
+    assert_close(got, expected, atol=1e-6)
 
 
 @BOTH
@@ -124,17 +124,17 @@ def test_shard_map_with_its_vma_check(reverse, masked):
     assert_close(jax.jit(over_devices)(args), run(**args), atol=1e-6)
 
     integers = {k: args[k] for k in ("lengths", "resets") if k in args}
-    got, want = (
+    got, expected = (
         jax.jit(jax.grad(lambda f, g=g: loss(lambda **a: g(a), f | integers)))(floats(args))
         for g in (over_devices, lambda a: run(**a))
     )
-    assert_close(got, want, atol=2e-5)
+    assert_close(got, expected, atol=2e-5)
 
 
 @BOTH
 @pytest.mark.parametrize("varying", ["params", "lengths", "resets", "state", "reset_state", "xs"])
-def test_any_operand_of_a_shard_map_may_vary_alone(varying, reverse):
-    """As the members of an ensemble do, a device each, on the same inputs."""
+def test_any_operand_may_be_the_only_one_that_varies_in_shard_map(varying, reverse):
+    """An example is an ensemble with one member per device and the same inputs."""
     args, run = problem(True, reverse)
     mesh = jax.make_mesh((8,), ("member",), axis_types=(AxisType.Auto,))
     args = {
@@ -150,12 +150,12 @@ def test_any_operand_of_a_shard_map_may_vary_alone(varying, reverse):
     got = jax.jit(jax.shard_map(member, mesh=mesh, in_specs=(in_specs,), out_specs=P("member")))(
         args
     )
-    want = run(**args | {varying: jax.tree.map(lambda a: a[0], args[varying])})
-    assert_close(jax.tree.map(lambda a: a[5], got), want, atol=1e-6)
+    expected = run(**args | {varying: jax.tree.map(lambda a: a[0], args[varying])})
+    assert_close(jax.tree.map(lambda a: a[5], got), expected, atol=1e-6)
 
 
 def test_no_collective_under_data_parallelism():
-    """The forward pass over a sharded batch needs no communication at all."""
+    """The forward pass of a sharded batch needs no communication."""
     args, run = problem(masked=True, reverse=False)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     sharded = jax.tree.map(
@@ -169,7 +169,7 @@ def test_no_collective_under_data_parallelism():
 @KINDS
 @MASKED
 def test_the_gradient_communicates_sums_and_not_sequences(axis_type, masked):
-    """A bias that is not sharded as the sequence is would gather ``[T, B, 4H]``."""
+    """With a bias that is not sharded like the sequence, XLA would gather ``[T, B, 4H]``."""
     case = make_case(T=64, batch=(16,), state=True, lengths=masked, resets=masked)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
     one_state = jax.tree.map(lambda a: a[0], case.states[0])
@@ -193,7 +193,7 @@ def test_the_gradient_communicates_sums_and_not_sequences(axis_type, masked):
 
 @pytest.mark.parametrize("spec", [P("data", None), P(None, "data")])
 def test_weights_sharded_over_the_batch_axis_are_gathered_before_the_loop(spec):
-    """FSDP: communication in every step would cost T times as much."""
+    """With FSDP, communication in every step would take T times as long."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     case = make_case(T=4, batch=(16,), I=16, H=16, lengths=False, resets=False)
     params = case.params[0]
@@ -215,7 +215,7 @@ def test_weights_sharded_over_the_batch_axis_are_gathered_before_the_loop(spec):
         assert_close(lstm(*placed), lstm(params, case.xs), atol=1e-6)
 
 
-def test_the_members_of_an_ensemble_stay_where_they_are():
+def test_a_sharded_ensemble_does_not_communicate():
     mesh = jax.make_mesh((8,), ("member",), axis_types=(AxisType.Auto,))
     case = make_case(T=4, lengths=False, resets=False)
     args = jax.tree.map(lambda a: jnp.stack([a] * 8), (case.params[0], jnp.asarray(case.xs)))
@@ -225,7 +225,7 @@ def test_the_members_of_an_ensemble_stay_where_they_are():
     assert collectives(text) == []
 
 
-def test_rows_do_not_see_each_other():
+def test_rows_are_independent():
     case = make_case(T=4, batch=(8,))
     _, hs = lstm(case.params[0], case.xs)
     other = case.xs.copy()

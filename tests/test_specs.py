@@ -1,4 +1,4 @@
-"""Cells of one's own: what they compute, which backends serve them, and what is refused."""
+"""Custom cells: their results, the backends that support them, and errors for invalid cells."""
 
 import dataclasses
 from functools import partial
@@ -52,7 +52,7 @@ H = 6
 
 
 def problem(name, dtype=jnp.float32, T=5, batch=(8,), I=4, H=H):
-    """The cell, its parameters and inputs. Eight rows, for ``auto`` to be ``cpu`` on CPU."""
+    """Returns the cell, its parameters and inputs. With eight rows, ``auto`` selects ``cpu`` on CPU."""
     spec, _ = CELLS[name]
     params = init_lstm(jax.random.key(0), I, H, spec=spec)
     xs = jax.random.normal(jax.random.key(1), (T, *batch, I))
@@ -66,7 +66,7 @@ def loss(params, xs, spec, backend="auto", **keywords):
 
 
 def gradient(params, xs, **keywords):
-    """Outputs, and the gradient by parameters and inputs."""
+    """Returns outputs, and the gradient with respect to parameters and inputs."""
     run = partial(loss, **keywords)
     return jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))(params, xs)
 
@@ -103,23 +103,23 @@ REST = [(name, options) for name in CELLS for options in OPTIONS if (name, optio
 
 
 @pytest.mark.parametrize("pair", [*PAIRS, *nightly(*REST)])
-def test_every_backend_that_serves_a_cell_has_the_gradient_of_scan(x64, pair):
+def test_every_backend_has_the_gradient_of_scan_for_custom_cells(x64, pair):
     name, keywords = pair[0], OPTIONS[pair[1]]
     spec, params, xs = problem(name, jnp.float64)
-    want = gradient(params, xs, spec=spec, backend="scan", **keywords)
+    expected = gradient(params, xs, spec=spec, backend="scan", **keywords)
     for backend in ("xla", "auto", *(["cpu"] if spec.elementwise else [])):
         got = gradient(params, xs, spec=spec, backend=backend, **keywords)
-        assert_relative(got, want, 1e-12)
+        assert_relative(got, expected, 1e-12)
 
 
 @pytest.mark.parametrize("backend", ["scan", "xla", "auto"])
 def test_a_peephole_cell_in_bfloat16(backend):
-    """Its own weight's gradient is a sum over 1,024 steps: in bfloat16 it is off by 2.7 %."""
+    """The peephole's gradient is a sum over 1,024 steps, whose error in bfloat16 would be 2.7 %."""
     spec, params, xs = problem("peephole", jnp.bfloat16, T=1024)
     got = gradient(params, xs, spec=spec, backend=backend)
-    want = exact(params, xs, spec)
-    assert_relative(got[1], want[1], 1e-2)
-    assert_relative(got[1][0].peephole, want[1][0].peephole, 5e-3)
+    expected = exact(params, xs, spec)
+    assert_relative(got[1], expected[1], 1e-2)
+    assert_relative(got[1][0].peephole, expected[1][0].peephole, 5e-3)
     assert got[1][0].peephole.dtype == jnp.bfloat16
 
 
@@ -129,9 +129,9 @@ def test_second_derivatives_of_a_peephole_cell(x64):
     def of(peephole, backend):
         return loss(params.replace(peephole=peephole), xs, spec, backend)[0]
 
-    got, want = (jax.hessian(partial(of, backend=b))(params.peephole) for b in ("auto", "scan"))
-    assert_close(got, want, atol=1e-13)
-    assert want.any()
+    got, expected = (jax.hessian(partial(of, backend=b))(params.peephole) for b in ("auto", "scan"))
+    assert_close(got, expected, atol=1e-13)
+    assert expected.any()
 
 
 @pytest.mark.parametrize(
@@ -142,20 +142,20 @@ def test_second_derivatives_of_a_peephole_cell(x64):
 @pytest.mark.parametrize("name", ["peephole", "coupled"])
 def test_a_partition_of_a_cell(name, kind, shape, partition):
     spec, params, xs = problem(name)
-    want = gradient(params, xs, spec=spec)
+    expected = gradient(params, xs, spec=spec)
     with jax.set_mesh(jax.make_mesh(shape, ("data", "model"), axis_types=(kind, kind))):
         got = gradient(params, xs, spec=spec, partition=partition)
-    assert_relative(got, want, 1e-5)
+    assert_relative(got, expected, 1e-5)
 
 
 def test_layers_and_directions_of_a_peephole_cell():
     spec, _, xs = problem("peephole")
     params = init_stack(jax.random.key(2), 4, H, num_layers=2, bidirectional=True, spec=spec)
     assert [type(p).__name__ for p in params] == ["PeepholeParams"] * 4
-    got, want = (
+    got, expected = (
         lstm_stack(params, xs, bidirectional=True, spec=spec, backend=b) for b in ("auto", "scan")
     )
-    assert_close(got, want, atol=1e-6)
+    assert_close(got, expected, atol=1e-6)
 
 
 def test_an_nnx_module_of_a_peephole_cell_learns():
@@ -195,8 +195,8 @@ def test_linen_modules_of_a_peephole_cell():
     assert rnn.apply(variables, xs).shape == (8, 5, H)
 
 
-def test_one_step_by_hand_is_the_cell():
-    """``project``, ``recur`` and ``pointwise`` in a row, on weights as they are."""
+def test_a_step_by_the_methods_of_the_spec_equals_the_cell():
+    """The step is ``project``, ``recur`` and ``pointwise``, on the user's weights."""
     spec, params = LSTMSpec(), init_lstm(jax.random.key(0), 4, H)
     x, state = jnp.ones((2, 4)), LSTMState(jnp.ones((2, H)), 0.5 * jnp.ones((2, H)))
     z = spec.project(params, x) + spec.recur(params, state.h)
@@ -205,14 +205,14 @@ def test_one_step_by_hand_is_the_cell():
 
 @pytest.mark.parametrize("spec", [LSTMSpec(), Clipped(1e9)])
 def test_the_gates_and_combine_are_the_equations(x64, spec):
-    """The equations in one piece, in activations and ``combine``, and with one tanh."""
+    """Compares ``pointwise`` with activations and ``combine``, and with one tanh for all gates."""
     z = jax.random.normal(jax.random.key(0), (2, 4 * H), jnp.float64)
     C, h = spec.pointwise(NO_WEIGHTS, z[:, :H], z)
     assert_close((C, h), LSTMSpec().pointwise(NO_WEIGHTS, z[:, :H], z), atol=1e-15)
     assert_close((C, h), pointwise(spec, NO_WEIGHTS, z[:, :H], z), atol=1e-15)
 
 
-def test_who_overrides_pointwise_must_say_that_it_is_element_wise():
+def test_overriding_pointwise_resets_elementwise():
     specs = (LSTMSpec, Clipped, Normalized, Mixed, Derived, Peephole)
     given = {spec.__name__: spec.elementwise for spec in specs}
     no = {"Normalized": False, "Mixed": False}
@@ -232,14 +232,14 @@ def test_kernels_serve_element_wise_cells_only():
 
 
 @pytest.mark.parametrize("spec", [NormalizedInCombine(), SaysByField(), Scaled()])
-def test_a_declaration_that_is_wrong_does_no_harm(spec):
-    """A cell that is not what it declares runs without kernels, and named ones are refused."""
+def test_a_wrong_declaration_of_elementwise_is_detected(spec):
+    """The cell runs without kernels, and raises for a named backend with kernels."""
     params = init_lstm(jax.random.key(0), 4, 4, spec=spec)
     xs = jax.random.normal(jax.random.key(1), (5, 40, 4))
-    want = gradient(params, xs, spec=spec, backend="scan")
-    assert_relative(gradient(params, xs, spec=spec), want, 1e-5)
+    expected = gradient(params, xs, spec=spec, backend="scan")
+    assert_relative(gradient(params, xs, spec=spec), expected, 1e-5)
     mapped = jax.vmap(lambda x: lstm(params, x, spec=spec)[1], 1, 1)(xs.reshape(5, 4, 10, 4))
-    assert_close(mapped.reshape(5, 40, 4), want[0][1][1], atol=1e-5)
+    assert_close(mapped.reshape(5, 40, 4), expected[0][1][1], atol=1e-5)
     with pytest.raises(ValueError, match=rf"cpu.*{type(spec).__name__}"):
         lstm(params, xs, spec=spec, backend="cpu")
     with (
@@ -249,7 +249,7 @@ def test_a_declaration_that_is_wrong_does_no_harm(spec):
         lstm(params, xs, spec=spec, partition=Partition(hidden="model"))
 
 
-def test_a_declaration_by_a_field_counts():
+def test_elementwise_may_be_a_field():
     case = make_case(1, T=5, batch=(32,), lengths=False, resets=False)
     operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.reset_states[0])
     assert cpu.unsupported_reason(Settings(SaysByField(elementwise=True)), operands) is None
@@ -263,7 +263,7 @@ class TemperatureParams(LSTMParams):
 
 @dataclasses.dataclass(frozen=True)
 class Temperature(LSTMSpec):
-    """One weight for all units: it has no axis of units."""
+    """Has one weight for all units, without an axis of units."""
 
     Params = TemperatureParams
 
@@ -276,12 +276,12 @@ class Temperature(LSTMSpec):
         return C, o * jnp.tanh(params.temperature * C)
 
 
-def test_a_weight_without_an_axis_of_units_runs_on_the_xla_forms():
+def test_a_weight_without_an_axis_of_units_runs_without_kernels():
     spec = Temperature()
     params = init_lstm(jax.random.key(0), 4, H, spec=spec)
     xs = jax.random.normal(jax.random.key(1), (5, 8, 4))
-    got, want = (gradient(params, xs, spec=spec, backend=b) for b in ("auto", "scan"))
-    assert_relative(got, want, 1e-5)
+    got, expected = (gradient(params, xs, spec=spec, backend=b) for b in ("auto", "scan"))
+    assert_relative(got, expected, 1e-5)
     with pytest.raises(ValueError, match=r"cpu.*Temperature.*last axis.*H"):
         lstm(params, xs, spec=spec, backend="cpu")
     with (
@@ -291,7 +291,7 @@ def test_a_weight_without_an_axis_of_units_runs_on_the_xla_forms():
         lstm(params, xs, spec=spec, partition=Partition(hidden="model"))
 
 
-def test_units_that_depend_on_each_other_stay_on_one_device():
+def test_dependent_units_cannot_be_sharded():
     case = make_case(1, T=3, batch=(4,), I=8, H=8)
     with (
         jax.set_mesh(jax.make_mesh((8,), ("model",))),
@@ -306,7 +306,7 @@ def test_units_that_depend_on_each_other_stay_on_one_device():
     [(NotADataclass(2.0), "spec.*NotADataclass.*limit"), (Clipped, r"spec.*Clipped\(\)")],
 )
 def test_a_spec_whose_attributes_are_not_compared_is_refused(spec, names):
-    """Equal specs share a compiled program: the second limit would be ignored."""
+    """Equal specs share a compiled program, so the second limit would be ignored."""
     params, xs = make_case().params[0], jnp.ones((5, 3, 2))
     with pytest.raises(ValueError, match=names):
         lstm(params, xs, spec=spec)
@@ -332,7 +332,7 @@ class Forgetful(Peephole):
         (lambda p: LSTMParams(p.w_x, p.w_h, p.bias), r"PeepholeParams.*peephole.*LSTMParams"),
     ],
 )
-def test_parameters_that_are_not_those_of_the_cell_are_refused(change, names):
+def test_parameters_of_another_cell_are_refused(change, names):
     spec, params, xs = problem("peephole")
     with pytest.raises(ValueError, match=names):
         lstm(change(params), xs, spec=spec)
@@ -340,8 +340,8 @@ def test_parameters_that_are_not_those_of_the_cell_are_refused(change, names):
 
 
 @pytest.mark.usefixtures("unannotated")
-def test_parameters_that_are_no_pytree_are_refused():
-    """A subclass that is not registered would be one leaf, silently."""
+def test_parameters_that_are_not_a_pytree_are_refused():
+    """A subclass that is not registered would be a single leaf."""
     with pytest.raises(ValueError, match=r"Unregistered.*register_dataclass"):
         init_lstm(jax.random.key(0), 4, H, spec=Forgetful())
     _, params, xs = problem("peephole")
@@ -367,33 +367,33 @@ def test_parameters_describe_the_fields():
         init_lstm(jax.random.key(0), 4, H, spec=Incomplete())
 
 
-def test_as_many_activations_as_gates():
+def test_one_activation_per_gate_is_required():
     with pytest.raises(ValueError, match=r"Uneven.*\b3\b.*\b4\b"):
         init_lstm(jax.random.key(0), 4, H, spec=Uneven())
 
 
 @dataclasses.dataclass(frozen=True)
 class Wider(LSTMSpec):
-    """Projects x by itself."""
+    """Overrides ``project``."""
 
     def project(self, params, xs, precision=None):
         return 2 * super().project(params, xs, precision)
 
 
-def test_a_cell_with_a_projection_of_its_own_shards_its_batch_but_not_its_units():
-    """Half of the columns of ``w_x`` may not be enough for it."""
+def test_a_cell_that_overrides_project_can_shard_its_batch_but_not_its_units():
+    """``project`` could need columns of ``w_x`` that are on other devices."""
     case = make_case(T=4, batch=(8,), I=3, H=8, lengths=False, resets=False)
     run = partial(lstm, case.params[0], jnp.asarray(case.xs), spec=Wider())
-    want = run()
+    expected = run()
     with jax.set_mesh(jax.make_mesh((8,), ("data",))):
-        assert_close(run(partition=Partition(batch="data")), want, atol=1e-6)
+        assert_close(run(partition=Partition(batch="data")), expected, atol=1e-6)
         with pytest.raises(ValueError, match=r"Partition\.hidden.*Wider.*\bproject\b"):
             run(partition=Partition(hidden="data"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Limited(LSTMSpec):
-    """Limits the cell state; no other test knows it."""
+    """Limits the cell state. No other test uses this class, so the result of the test is not cached."""
 
     limit: Any = 0.3
 
@@ -402,8 +402,8 @@ class Limited(LSTMSpec):
         return jnp.clip(C, -self.limit, self.limit), h
 
 
-def test_a_cell_that_is_first_seen_inside_of_shard_map():
-    """Whether it is element-wise is found out by computing, which needs no trace and no mesh."""
+def test_elementwise_is_tested_inside_shard_map():
+    """The test of ``elementwise`` computes arrays without the trace and the mesh of the caller."""
     case = make_case(T=4, batch=(8,), I=3, H=8, lengths=False, resets=False)
     run = partial(lstm, case.params[0], jnp.asarray(case.xs), spec=Limited())
     with jax.set_mesh(jax.make_mesh((8,), ("data",))):
@@ -421,7 +421,7 @@ CALLS = []
 
 @dataclasses.dataclass(frozen=True)
 class FailsOnce(LSTMSpec):
-    """Fails in the first call, for a reason that is not its own."""
+    """Raises in the first call, and then works."""
 
     def combine(self, params, C, i, f, g, o):
         CALLS.append(1)
@@ -430,24 +430,24 @@ class FailsOnce(LSTMSpec):
         return super().combine(params, C, i, f, g, o)
 
 
-def test_a_failure_is_not_remembered():
+def test_a_failure_is_not_cached():
     assert "MemoryError" in elementwise.unsupported_reason(FailsOnce())
     assert elementwise.unsupported_reason(FailsOnce()) is None
 
 
 def test_lstm_cell_takes_arrays_and_traced_values_in_the_fields_of_a_cell():
-    """``lstm`` compiles once per cell and needs fields that can be compared."""
+    """``lstm`` compiles once per cell, so it needs hashable fields."""
     params, state = make_case().params[0], make_case().states[0]
     x = jnp.ones((3, 2))
 
     def C(limit):
         return lstm_cell(params, state, x, spec=Limited(limit))[0].C
 
-    want = C(0.3)
+    expected = C(0.3)
     for limit in (np.full(3, 0.3, np.float32), jnp.float32(0.3)):
-        assert_close(C(limit), want, atol=1e-6)
+        assert_close(C(limit), expected, atol=1e-6)
     gradient = jax.grad(lambda limit: C(limit).sum())(0.3)
-    assert_close(gradient, jnp.sign(want)[jnp.abs(want) >= 0.3].sum(), atol=1e-6)
+    assert_close(gradient, jnp.sign(expected)[jnp.abs(expected) >= 0.3].sum(), atol=1e-6)
 
 
 @jax.tree_util.register_dataclass
@@ -468,10 +468,10 @@ class ScaledByAScalar(LSTMSpec):
         return super().pointwise(params, C, params.scale * z)
 
 
-def test_a_scalar_of_numpy_is_a_weight():
+def test_a_numpy_scalar_is_a_weight():
     params = make_case().params[0]
     xs = jnp.ones((5, 3, 2))
-    want = lstm(WithAScalar(**vars(params), scale=jnp.float32(0.5)), xs, spec=ScaledByAScalar())
+    expected = lstm(WithAScalar(**vars(params), scale=jnp.float32(0.5)), xs, spec=ScaledByAScalar())
     for scale in (np.float64(0.5), np.float32(0.5)):
         got = lstm(WithAScalar(**vars(params), scale=scale), xs, spec=ScaledByAScalar())
-        assert_close(got, want, atol=1e-6)
+        assert_close(got, expected, atol=1e-6)

@@ -27,7 +27,7 @@ FLAGS = ("lengths", "resets", "reset_state", "reverse")
 
 def check_against_the_python_loop(case):
     states, hs = run(case)
-    want_states, want = reference.stack(
+    want_states, expected = reference.stack(
         case.gates,
         case.xs,
         case.numpy_states,
@@ -35,7 +35,9 @@ def check_against_the_python_loop(case):
         directions=case.directions,
         **case.masks,
     )
-    assert_close((*jax.tree.leaves(states), hs), (*jax.tree.leaves(want_states), want), atol=1e-12)
+    assert_close(
+        (*jax.tree.leaves(states), hs), (*jax.tree.leaves(want_states), expected), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("flags", pairwise(*FLAGS, "bidirectional"))
@@ -43,7 +45,7 @@ def check_against_the_python_loop(case):
 def test_equals_the_python_loop_in_float64(x64, flags, layers, shape):
     flags = dict(flags)
     directions = 2 if flags.pop("bidirectional") else 1
-    for seed in range(3):  # compiles once
+    for seed in range(3):  # the program is compiled once
         case = make_case(
             seed, layers=layers, directions=directions, dtype=jnp.float64, **shape, **flags
         )
@@ -73,7 +75,7 @@ def test_order_is_layer_major_forward_first():
     assert_close(hs, jnp.concatenate([h1f, h1b], axis=-1), atol=1e-6)
 
 
-def test_dropout_falls_between_layers_and_not_after_the_last():
+def test_dropout_is_between_layers_and_not_after_the_last():
     xs = jnp.ones((5, 4, 2))
     key = jax.random.key(7)
     one = init_stack(jax.random.key(0), 2, 64, 1)
@@ -90,7 +92,7 @@ def test_dropout_falls_between_layers_and_not_after_the_last():
     assert not jnp.allclose(hs, hs_dry)
 
 
-def test_dropout_keeps_the_mean_and_drops_the_rate():
+def test_dropout_keeps_the_mean_and_drops_at_the_given_rate():
     from lstm_jax.stack import _dropout
 
     hs = _dropout(jax.random.key(0), jnp.ones((100, 10, 100)), 0.3)
@@ -99,7 +101,7 @@ def test_dropout_keeps_the_mean_and_drops_the_rate():
     assert len(jnp.unique(hs)) == 2
 
 
-def test_every_layer_has_a_dropout_mask_of_its_own(monkeypatch):
+def test_every_layer_has_a_different_dropout_mask(monkeypatch):
     masks = []
 
     def remember(key, hs, rate):
@@ -114,8 +116,8 @@ def test_every_layer_has_a_dropout_mask_of_its_own(monkeypatch):
     assert not (masks[1] == masks[2]).all()
 
 
-def test_nan_in_the_padding_stays_there():
-    """Through both directions, dropout and layers, in outputs and gradients."""
+def test_nan_in_the_padding_affects_no_output_and_no_gradient():
+    """Tests two directions with dropout and layers."""
     case = make_case(T=6, batch=(8,), layers=2, directions=2)
     padding = np.arange(6)[:, None] >= case.lengths
     keywords = {"dropout": 0.3, "key": jax.random.key(0), "bidirectional": True} | case.masks
@@ -193,7 +195,7 @@ def test_errors_name_the_argument(change, names):
 
 
 def test_layers_of_different_widths():
-    """Not to be taken for two directions, though each pair reads as many features."""
+    """Each pair of layers has equal input sizes, but must not be mistaken for two directions."""
     sizes = [(4, 4), (4, 8), (8, 8), (8, 6)]
     params = [init_lstm(jax.random.key(0), *size) for size in sizes]
     _, hs = lstm_stack(params, jnp.ones((3, 2, 4)))

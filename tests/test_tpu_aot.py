@@ -1,4 +1,4 @@
-"""What is compiled for TPUs, ahead of time and without one: the compiler is enough."""
+"""Programs that are compiled for TPUs ahead of time, on a machine without a TPU."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ FORWARD_AND_GRADIENT = pytest.mark.parametrize("name", ["forward", "gradient"])
 
 
 def compiled(*names):
-    """Compiles programs of ``tests.tpu_programs`` in a process of its own; their contents by name."""
+    """Compiles ``tests.tpu_programs`` in a separate process, and returns their contents by name."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.tpu_programs", *names],
         cwd=Path(__file__).parents[1],
@@ -38,7 +38,7 @@ def compiled(*names):
 
 @pytest.fixture(scope="module")
 def programs():
-    """The programs of one or two time loops, and a training step."""
+    """Programs with one or two time loops, and a training step."""
     kinds = ["one chip", "jit", "shard_map", "explicit", "vmap", "fsdp"]
     names = [f"{kind}, {name}" for kind in kinds for name in ("forward", "gradient")]
     partitions = ["partition, batch", "partition, weights at rest"]
@@ -47,7 +47,7 @@ def programs():
 
 @pytest.fixture(scope="module")
 def training_steps():
-    """Every training step, 12 seconds to compile."""
+    """All training steps, each of which takes 12 seconds to compile."""
     axes = ("auto", "explicit")
     kinds = ("replicated", "sharded", "hidden")
     return compiled(*(f"training, {a}, {kind}" for a in axes for kind in kinds))
@@ -81,14 +81,14 @@ def test_a_partition_runs_the_kernel_on_every_chip(programs, name):
 
 
 def check_training_step(program):
-    """Two layers, each with a kernel forward and one backward, as their jaxpr foretells."""
+    """Checks that two layers have a forward and a backward kernel each, as predicted from the jaxpr."""
     assert program["kernels"] == 4
     assert program["backends"] == [["tpu", None]] * 2
     assert program["collectives"]
     assert program["in_loops"] == []
 
 
-def test_a_training_step_runs_the_kernel_and_communicates_outside_of_time(programs):
+def test_a_training_step_runs_the_kernel_and_does_not_communicate_in_time_loops(programs):
     check_training_step(programs["training, auto, sharded"])
 
 
@@ -101,7 +101,7 @@ def test_every_training_step_runs_the_kernel(training_steps, axes, parameters):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("axes", ["auto", "explicit"])
-def test_split_hidden_units_are_gathered_in_every_step(training_steps, axes):
+def test_sharded_hidden_units_are_gathered_in_every_step(training_steps, axes):
     program = training_steps[f"training, {axes}, hidden"]
     assert program["kernels"] == 0
     assert [backend for backend, _ in program["backends"]] == ["xla"] * 2
@@ -119,7 +119,7 @@ def test_vmap_over_layers_compiles(programs, name):
 
 
 def test_a_scattered_sum_is_recognized(programs):
-    """TPU programs write that of a large array as a fusion around a sum."""
+    """A scattered sum of a large array is a fusion around a sum in TPU programs."""
     kinds = programs["scatter"]["collectives"]
     assert "reduce-scatter" in kinds
     assert "all-reduce" not in kinds

@@ -1,4 +1,4 @@
-"""Every transform of JAX, through lengths and resets, in both directions."""
+"""Transforms of JAX, with lengths and resets, in both directions."""
 
 import chex
 import jax
@@ -14,7 +14,7 @@ BOTH = pytest.mark.parametrize("reverse", [False, True])
 
 
 def as_function(case, **keywords):
-    """``(params, xs, state, reset_state) -> everything lstm returns``, masks fixed."""
+    """Returns ``lstm`` as a function of ``(params, xs, state, reset_state)``, with fixed masks."""
 
     def f(params, xs, state, reset_state):
         return lstm(params, xs, state, reset_state=reset_state, **case.masks | keywords)
@@ -76,15 +76,15 @@ def test_vmap_equals_a_loop(reverse):
     args = [(c.params[0], c.xs, c.states[0], c.reset_states[0], c.lengths, c.resets) for c in many]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *args)
     got = jax.vmap(f)(*stacked)
-    want = jax.tree.map(lambda *a: jnp.stack(a), *[f(*a) for a in args])
-    assert_close(got, want, atol=1e-6)
+    expected = jax.tree.map(lambda *a: jnp.stack(a), *[f(*a) for a in args])
+    assert_close(got, expected, atol=1e-6)
 
     def loss(*a):
         return f(*a)[1].sum()
 
     got = jax.vmap(jax.grad(loss))(*stacked)
-    want = jax.tree.map(lambda *a: jnp.stack(a), *[jax.grad(loss)(*a) for a in args])
-    assert_close(got, want, atol=1e-5)
+    expected = jax.tree.map(lambda *a: jnp.stack(a), *[jax.grad(loss)(*a) for a in args])
+    assert_close(got, expected, atol=1e-5)
 
 
 def test_vmap_over_a_batch_axis_is_that_batch_axis():
@@ -102,7 +102,7 @@ def test_jit_equals_no_jit(reverse):
     assert_close(jax.jit(f)(*args), bare, atol=1e-6)
 
 
-def test_one_compilation_a_shape():
+def test_jit_compiles_once_per_shape():
     case = make_case(T=4, batch=(3,))
     f, args = as_function(case)
     traced = jax.jit(chex.assert_max_traces(f, n=2))
@@ -113,7 +113,7 @@ def test_one_compilation_a_shape():
     traced(*longer)
 
 
-def test_called_bare_it_compiles_once_a_shape():
+def test_eager_calls_compile_once_per_shape():
     from lstm_jax.sequence import _lstm
 
     case = make_case(T=11, batch=(3,))
@@ -126,7 +126,7 @@ def test_called_bare_it_compiles_once_a_shape():
 
 
 def test_lengths_and_resets_are_values_not_shapes():
-    """Other lengths and resets of the same shape compile nothing new."""
+    """Other values of lengths and resets do not compile again."""
     case = make_case(T=4, batch=(3,))
 
     @jax.jit
@@ -142,12 +142,12 @@ def test_the_state_can_be_donated_chunk_after_chunk():
     case = make_case(T=4, lengths=False, resets=False)
     step = jax.jit(lambda state, xs: lstm(case.params[0], xs, state)[0], donate_argnums=0)
     state, _ = lstm(case.params[0], case.xs)
-    want = lstm(case.params[0], np.concatenate([case.xs] * 3))[0]
+    expected = lstm(case.params[0], np.concatenate([case.xs] * 3))[0]
     for _ in range(2):
         donated, state = state, step(state, case.xs)
         assert donated.C.is_deleted()
         assert donated.h.is_deleted()
-    assert_close(state, want, atol=1e-5)
+    assert_close(state, expected, atol=1e-5)
 
 
 def test_the_state_of_no_steps_can_be_donated():
@@ -156,7 +156,7 @@ def test_the_state_of_no_steps_can_be_donated():
     assert_close(out, jax.tree.map(jnp.ones_like, out), atol=0)
 
 
-def test_checkpoint_changes_nothing():
+def test_checkpoint_does_not_change_the_result():
     f, args = as_function(make_case())
 
     def loss(f, *a):

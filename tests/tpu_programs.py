@@ -1,8 +1,8 @@
-"""Compiles programs for TPU v5e without one, and prints as JSON what the programs contain.
+"""Compiles programs for TPU v5e without a TPU, and prints their kernels, loops and collectives as JSON.
 
     python -m tests.tpu_programs "one chip, forward" "fsdp, gradient"
 
-A program of its own, because the environment must be set before jax is imported.
+It runs as a separate process, because the environment must be set before jax is imported.
 """
 
 import json
@@ -63,7 +63,7 @@ def split(partition, params, xs):
 
 
 def training_step(devices, mesh_config):
-    """A step of a language model of two layers, on a mesh of these devices: traced."""
+    """Traces a training step of a language model with two layers, on a mesh of the given devices."""
     one = Train(steps=1, log_every=1, eval_every=1, checkpoint_every=1, steps_per_dispatch=1)
     experiment = Experiment(
         model=Model(hidden_size=H, embedding_size=H, num_layers=2, dropout=0.1),

@@ -1,9 +1,13 @@
-"""The same recurrence, several ways. A backend is a module of two functions, and a row below.
+"""Implementations of the recurrence, called backends.
+
+A backend is a module with two functions, and an entry of :data:`BACKENDS`:
 
 ``unsupported_reason(settings, operands) -> str | None``
-    Returns why the backend cannot run the problem, for the error or the log, or None if it can.
+    Returns why the backend cannot run the arguments, for an error or a log message, or None if it can.
 ``unroll(settings, operands) -> (final_state, hs)``
-    Runs the recurrence. :mod:`lstm_jax.backends.problem` documents the fields of both arguments.
+    Runs the recurrence over all time steps.
+
+:mod:`lstm_jax.backends.problem` documents the fields of ``settings`` and ``operands``.
 """
 
 from types import ModuleType
@@ -18,14 +22,14 @@ BACKENDS: dict[str, ModuleType] = {
     "tpu": tpu,
     "cudnn": cudnn,
 }
-"""Every backend that can be asked for by name."""
+"""The backends that can be selected by name."""
 
 
 def choose(name: str, settings: Settings, operands: Operands) -> ModuleType:
-    """Returns the backend called ``name``. ``auto`` is the fastest of each platform that can run.
+    """Returns the backend called ``name``. "auto" selects the fastest backend when a program is lowered.
 
     Raises:
-      ValueError: If the backend cannot run the problem.
+      ValueError: If the backend cannot run the arguments.
     """
     if name == "auto":
         return lowering if lowering.unsupported_reason(settings, operands) is None else scan

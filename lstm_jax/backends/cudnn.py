@@ -1,12 +1,12 @@
-"""cuDNN's LSTM through :mod:`jax.experimental.rnn`: float32 on an NVIDIA GPU, by name only.
+"""cuDNN's LSTM through :mod:`jax.experimental.rnn`, in float32 on an NVIDIA GPU.
 
-A program of NVIDIA's, wrapped as it is, to be compared with. It has one gradient and no more (no ``jvp``,
-no second order), no ``vmap``, and runs on one device. Weights are packed again in every call. Each call
-copies the lengths to the host and waits for that, forward and backward. Tracing asks cuDNN for sizes, so it
-needs a GPU: no compilation ahead of time, no export from elsewhere.
+"auto" never selects this backend. It exists for comparison with NVIDIA's implementation, and has its
+limitations: first-order gradients only, no ``jvp``, no ``vmap``, and one device. Every call packs the weights
+again. Every call, forward and backward, copies the lengths to the host and waits for the copy. Tracing
+queries cuDNN for sizes and therefore needs a GPU, so a program cannot be compiled or exported without one.
 
-Packing: cuDNN takes one flat array, ``(W_ih, W_hh, b_ih, b_hh)`` with gates i, f, g, o on the
-leading axis of each; ours are the same gates on the last axis, and one bias for its two.
+cuDNN takes one flat array of weights, ``(W_ih, W_hh, b_ih, b_hh)``, with gates i, f, g, o on the leading
+axis of each. :class:`~lstm_jax.LSTMParams` has the same gate order on the last axis, and one bias.
 """
 
 import math
@@ -24,41 +24,43 @@ from lstm_jax.notation import LSTMParams, LSTMState
 from lstm_jax.target import partitioned_reason, platforms_of
 
 TF32 = (None, "default", "tensorfloat32", jax.lax.Precision.DEFAULT)
-"""The precisions that leave cuDNN free to multiply in TF32, as XLA's own products are then."""
+"""Precisions for which cuDNN may multiply in TF32, as XLA does."""
 FLOAT32 = ("high", "highest", "float32", jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST)
-"""The precisions for which cuDNN multiplies in float32."""
+"""Precisions for which cuDNN multiplies in float32."""
 
 
 def unsupported_reason(settings: Settings, operands: Operands) -> str | None:
-    """The plain LSTM in float32, without lengths and resets, on an NVIDIA GPU."""
+    """Returns None for the plain LSTM in float32, without lengths and resets, on an NVIDIA GPU."""
     params, xs, state, _, begin, hold = operands
     spec = settings.spec
     dtypes = {a.dtype for a in (*jax.tree.leaves(params), xs, *state)}
     concrete = all(isinstance(n, int) for n in xs.shape)
     reasons = {
-        f"it has the plain LSTMSpec only, got {type(spec).__name__}": type(spec) is not LSTMSpec,
-        f"it computes in float32 only, got {', '.join(sorted(map(str, dtypes)))}": (
+        f"it supports only the plain LSTMSpec, got {type(spec).__name__}": (
+            type(spec) is not LSTMSpec
+        ),
+        f"it supports only float32, got {', '.join(sorted(map(str, dtypes)))}": (
             dtypes != {jnp.dtype(jnp.float32)}
         ),
-        "it knows no resets": begin is not None,
-        "it knows no rows of length 0, and lengths are not known when traced": hold is not None,
-        "it has no hidden units on other devices": settings.hidden_axis is not None,
-        'it chooses its residuals, residuals="recompute" has no effect': settings.residuals
-        != "save",
-        f"unroll={settings.unroll} has no effect on its loop": settings.unroll not in (None, 1),
-        f"precision={settings.precision!r} is none of {TF32 + FLOAT32}": (
+        "it does not support resets": begin is not None,
+        "it does not support lengths, which may be 0 at run time": hold is not None,
+        "it does not support sharded hidden units": settings.hidden_axis is not None,
+        'it does not support residuals="recompute"': settings.residuals != "save",
+        f"it does not support unroll={settings.unroll}": settings.unroll not in (None, 1),
+        f"precision={settings.precision!r} is not one of {TF32 + FLOAT32}": (
             _matmul_precision(settings.precision) not in TF32 + FLOAT32
         ),
-        f"it needs sizes that are known and not 0, got xs of shape {xs.shape}": (
+        f"it needs known and positive sizes, got xs of shape {xs.shape}": (
             not concrete or 0 in xs.shape
         ),
-        f"tracing it needs an NVIDIA GPU, found {found()}": found() != "cuda",
+        f"tracing it needs an NVIDIA GPU, found {available_platform()}": available_platform()
+        != "cuda",
     }
     return next((reason for reason, applies in reasons.items() if applies), None)
 
 
-def found() -> str:
-    """The platform ``"cuda"`` if JAX has such a device, else the one where it runs by default."""
+def available_platform() -> str:
+    """Returns ``"cuda"`` if JAX has a CUDA device, else JAX's default platform."""
     try:
         return "cuda" if jax.devices("cuda") else jax.default_backend()
     except RuntimeError:
@@ -66,8 +68,8 @@ def found() -> str:
 
 
 def unroll(settings: Settings, operands: Operands) -> Outputs:
-    """The recurrence, as :mod:`lstm_jax.backends` defines it."""
-    from jax.experimental import rnn  # on demand: it loads the CUDA plugin's libraries
+    """Runs the recurrence over all time steps, see :mod:`lstm_jax.backends`."""
+    from jax.experimental import rnn  # imported here, because it loads the CUDA plugin's libraries
 
     xs, reverse = operands.xs, settings.reverse
     T, *batch, I = xs.shape
@@ -91,17 +93,17 @@ def unroll(settings: Settings, operands: Operands) -> Outputs:
 
 
 def flat_weights(params: LSTMParams) -> jax.Array:
-    """The one array of cuDNN, ``[4H (I + H + 2)]``."""
+    """Packs the weights to cuDNN's flat array ``[4H (I + H + 2)]``."""
     zero = jnp.zeros_like(params.w_h[0])
     bias = zero if params.bias is None else params.bias
     return jnp.concatenate([params.w_x.T.ravel(), params.w_h.T.ravel(), bias, zero])
 
 
 def _row_major(array: jax.Array) -> jax.Array:
-    """The array as cuDNN expects it to lie in memory.
+    """Constrains the array to a row-major layout, which cuDNN expects.
 
-    JAX does not tell XLA, which would pass the result of ``swapaxes`` as it lies, and cuDNN would read the
-    wrong numbers. The same holds for the gradient.
+    JAX does not declare the layouts of cuDNN's custom call to XLA. Without the constraint XLA may pass the
+    result of ``swapaxes`` in a transposed layout, and cuDNN reads wrong values. The same holds for gradients.
     """
     return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
 
@@ -111,13 +113,13 @@ def _flip(array: jax.Array, reverse: bool) -> jax.Array:
 
 
 def _precision(precision: Precision) -> jax.lax.Precision:
-    """One of the two that cuDNN's wrapper tells apart: HIGH allows TF32, HIGHEST does not."""
+    """Returns HIGH if TF32 is allowed, else HIGHEST. JAX's cuDNN wrapper distinguishes only these two."""
     tf32 = _matmul_precision(precision) in TF32
     return jax.lax.Precision.HIGH if tf32 else jax.lax.Precision.HIGHEST
 
 
 def _matmul_precision(precision: Precision) -> Any:
-    """The precision itself, or JAX's default for None."""
+    """Returns the precision, or JAX's default matmul precision for None."""
     if precision is not None:
         return precision
     return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -128,21 +130,22 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _check_platform(ctx: Any, xs: Any) -> Any:
-    _refuse(f"it needs an NVIDIA GPU, the program is for {' and '.join(platforms_of(ctx))}")
+    platforms = " and ".join(platforms_of(ctx))
+    _refuse(f"it needs an NVIDIA GPU, and the program is compiled for {platforms}")
 
 
 def _check_partition(ctx: Any, xs: Any) -> Any:
     reason = partitioned_reason(ctx)
-    if reason is not None:  # every device would gather the batch and compute all of it
+    if reason is not None:  # every device would gather and compute the whole batch
         _refuse(reason)
     return [xs]
 
 
 checked_p = Primitive("lstm_cudnn_check")
-"""The identity. Lowered, it refuses a program for another platform and one that XLA partitions."""
+"""The identity. Its lowering rules raise for platforms other than CUDA, and if XLA partitions the program."""
 checked_p.def_impl(lambda xs: xs)
 checked_p.def_abstract_eval(lambda xs: xs)
 ad.deflinear2(checked_p, lambda ct, _: [ct])
-batching.primitive_batchers[checked_p] = lambda *_: _refuse("it has no vmap")
+batching.primitive_batchers[checked_p] = lambda *_: _refuse("it does not support vmap")
 mlir.register_lowering(checked_p, _check_platform)
 mlir.register_lowering(checked_p, _check_partition, platform="cuda")

@@ -1,7 +1,8 @@
-"""A test of whether a cell is element-wise, as the kernels need it: by computing one step in two layouts.
+"""A runtime test of whether a cell is element-wise, which kernels require.
 
-``elementwise`` is what a cell declares. A cell that mixes units in ``combine`` declares it without knowing,
-and would be silently wrong in a kernel. So the declaration is tested, once for each cell.
+``LSTMSpec.elementwise`` is True by default, also for a cell whose ``combine`` mixes hidden units. In a kernel
+such a cell would silently give wrong results. Therefore a step is computed in two layouts and compared, once
+per cell.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -11,26 +12,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lstm_jax.cell import LSTMSpec, own_weights
+from lstm_jax.cell import LSTMSpec, extra_weights
 from lstm_jax.notation import LSTMParams
 
 H, ROWS = 11, 2
-"""Sizes of the test: no other size of a cell is likely to be 11."""
+"""Sizes of the test. A cell is unlikely to have another size of 11, which could be mistaken for H."""
 
 
 def unsupported_reason(spec: LSTMSpec) -> str | None:
-    """Returns why kernels that store units in their own order cannot serve the cell, or None."""
+    """Returns why the cell cannot run in kernels that transpose or tile the hidden units, or None."""
     cell = type(spec)
     if not spec.elementwise:
         return f"{cell.__name__}.elementwise is False"
     step = (cell.pointwise, cell.combine, spec.activations)
     if step == (LSTMSpec.pointwise, LSTMSpec.combine, LSTMSpec.activations):
         return None
-    if any(w.shape[-1:] != (H,) for w in jax.tree.leaves(own_weights(_params(spec)))):
+    if any(w.shape[-1:] != (H,) for w in jax.tree.leaves(extra_weights(_params(spec)))):
         return f"{cell.__name__} has weights whose last axis is not H"
     try:
         same = _is_elementwise(spec)
-    except Exception as error:  # of the user's function
+    except Exception as error:  # from the user's activations or combine
         kind = type(error).__name__
         return f"{cell.__name__} cannot compute a step on vectors [H]: {kind}: {error}"
     return None if same else f"{cell.__name__}: units or rows depend on each other"
@@ -38,25 +39,25 @@ def unsupported_reason(spec: LSTMSpec) -> str | None:
 
 @lru_cache(maxsize=256)
 def _is_elementwise(spec: LSTMSpec) -> bool:
-    """Whether the cell computes the same in both layouts.
+    """Returns whether the results in both layouts are equal.
 
-    In a thread of its own, which has neither the trace nor the mesh of the caller: inside of ``shard_map``
-    no array can be computed.
+    The test runs in a new thread, which has neither the trace nor the mesh of the caller. Inside
+    ``shard_map`` it could not compute concrete arrays.
     """
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(_same_in_columns, spec, _params(spec)).result()
+        return pool.submit(_same_in_both_layouts, spec, _params(spec)).result()
 
 
 def _params(spec: LSTMSpec) -> LSTMParams:
-    """Parameters of H units, as shapes."""
+    """Returns the shapes and dtypes of the parameters for H units."""
     shapes = spec.parameters(1, H)
     return spec.Params(**{n: jax.ShapeDtypeStruct(s, jnp.float32) for n, (s, _) in shapes.items()})
 
 
-def _same_in_columns(spec: LSTMSpec, shapes: LSTMParams) -> bool:
-    """Whether a step on ``[ROWS, H]`` equals the step on ``[H·ROWS]``, in which a kernel computes it."""
+def _same_in_both_layouts(spec: LSTMSpec, shapes: LSTMParams) -> bool:
+    """Returns whether a step on ``[ROWS, H]`` equals a step on ``[H·ROWS]``, the layout of the CPU kernel."""
 
-    def numbers(shape: Any) -> jax.Array:
+    def make_array(shape: Any) -> jax.Array:
         count = 1
         for n in shape:
             count *= n
@@ -65,11 +66,11 @@ def _same_in_columns(spec: LSTMSpec, shapes: LSTMParams) -> bool:
     def columns(a: jax.Array) -> jax.Array:
         return a.T.reshape(-1)
 
-    weights = jax.tree.map(lambda w: numbers(w.shape), own_weights(shapes))
+    weights = jax.tree.map(lambda w: make_array(w.shape), extra_weights(shapes))
     repeated = jax.tree.map(lambda w: jnp.repeat(w, ROWS, axis=-1), weights)
     has_C = spec.state_types(H, (ROWS,), jnp.float32).C is not None
-    C = numbers((ROWS, H)) if has_C else None
-    z = 2 * numbers((ROWS, spec.gates * H))
+    C = make_array((ROWS, H)) if has_C else None
+    z = 2 * make_array((ROWS, spec.gates * H))
     in_rows = [spec.pointwise(weights, None if C is None else C[n], z[n]) for n in range(ROWS)]
     in_columns = spec.pointwise(repeated, None if C is None else columns(C), columns(z))
 

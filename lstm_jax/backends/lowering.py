@@ -1,7 +1,7 @@
-"""``auto``: the recurrence of :mod:`~lstm_jax.backends.xla` with each platform's own kernels in it.
+"""The backend "auto": the recurrence of :mod:`~lstm_jax.backends.xla`, with kernels of the platform.
 
-Which kernel runs is decided when the program is lowered, where platform and devices are known. See
-:mod:`~lstm_jax.backends.primitives` for the steps, of which each may become a kernel.
+The kernel is selected when the program is lowered, because platform and devices are known only then. The
+steps that a kernel may replace are the primitives in :mod:`~lstm_jax.backends.primitives`.
 """
 
 import logging
@@ -15,29 +15,35 @@ from jax.extend.core import jaxpr_as_fun
 from jax.interpreters import mlir
 
 from lstm_jax.backends import (
-    batching,  # noqa: F401  registers what vmap makes of the primitives
+    batching,  # noqa: F401  (the import registers batching rules)
     primitives,
     xla,
 )
 from lstm_jax.backends.primitives import Step, kernel_p, run_xla, tangent_p
 from lstm_jax.backends.problem import Members, Operands, Outputs, Settings, refusal
 from lstm_jax.backends.unrolled import unrolled
-from lstm_jax.carry import vary_as
+from lstm_jax.carry import match_varying_axes
 from lstm_jax.target import platforms_of, target_of
 
 unsupported_reason = xla.unsupported_reason
 KERNELS: dict[str, tuple[str, ModuleType]] = {}
-"""The backend whose kernels serve a platform: its name and its module."""
+"""The name and the module of the backend that has kernels for a platform, by platform."""
 log = logging.getLogger("lstm_jax")
 
 
 def unroll(settings: Settings, operands: Operands, required: str | None = None) -> Outputs:
-    """The recurrence, as :mod:`lstm_jax.backends` defines it."""
+    """Runs the recurrence over all time steps, see :mod:`lstm_jax.backends`.
+
+    Args:
+      settings: The static settings.
+      operands: The arrays.
+      required: The backend that was selected by name and must run, or None for "auto".
+    """
     ignored = ignored_option(settings)
     if required and ignored:
         raise refusal(required, ignored)
-    # So that cotangents vary alike too: a kernel does not sum them over devices.
-    operands = vary_as(operands)
+    # All operands, and so all cotangents, vary over the same axes, because kernels do not sum over devices.
+    operands = match_varying_axes(operands)
     return xla.differentiable(
         settings,
         operands,
@@ -48,17 +54,21 @@ def unroll(settings: Settings, operands: Operands, required: str | None = None) 
 
 
 def ignored_option(settings: Settings) -> str | None:
-    """Returns which option the kernels do not honour, or None."""
+    """Returns a message about an option that the kernels ignore, or None."""
     if settings.unroll in (None, 1):
         return None
-    return f"unroll={settings.unroll} has no effect on its loops; leave it out"
+    return f"unroll={settings.unroll} has no effect on its loops; omit it"
 
 
 def register(platform: str, name: str, kernels: ModuleType) -> None:
-    """Lets ``kernels``, a module with infer, forward and backward, serve ``platform``.
+    """Registers the kernels of a platform.
 
-    Its ``unsupported_reason(settings, operands, device_kind)`` returns why the XLA form must run, or None.
-    Its ``is_profitable(step, operands, members)`` returns whether it is faster than the XLA form.
+    Args:
+      platform: The platform, such as "cpu".
+      name: The name of the backend.
+      kernels: A module with the kernels ``infer``, ``forward`` and ``backward``. Its
+        ``unsupported_reason(settings, operands, device_kind)`` returns why the XLA form must run, or None.
+        Its ``is_profitable(step, operands, members)`` returns whether a kernel is faster than the XLA form.
     """
     KERNELS[platform] = name, kernels
     mlir.register_lowering(kernel_p, partial(_lower_to_kernel, platform), platform=platform)
@@ -67,19 +77,19 @@ def register(platform: str, name: str, kernels: ModuleType) -> None:
 def backend_of(
     platform: str, device_kind: str | None, step: Step, arrays: Any
 ) -> tuple[str, str | None]:
-    """The backend that runs a step on one device of a platform, or in ``shard_map``.
+    """Returns the backend that runs a step on a single device, or inside ``shard_map``.
 
     Args:
-      platform: "cpu", "tpu", ...
-      device_kind: The device, None if it is not known.
+      platform: The platform, such as "cpu" or "tpu".
+      device_kind: The ``device_kind`` of the device, or None if it is not known.
       step: The step.
-      arrays: Shapes and dtypes of its arguments.
+      arrays: Shapes and dtypes of the step's arguments.
 
     Returns:
-      The backend's name, and why it is none with a kernel (None if it is one).
+      The name of the backend, and the reason that no kernel runs (None if a kernel runs).
     """
     if platform not in KERNELS:
-        return "xla", f"there is no kernel for {platform}"
+        return "xla", f"no kernel is available for {platform}"
     name, kernels = KERNELS[platform]
     operands, *_ = step.arguments(_of_one_member(step, arrays))
     reason = kernels.unsupported_reason(step.settings, operands, device_kind)
@@ -93,11 +103,11 @@ def backend_of(
 
 
 def _members(step: Step) -> Members:
-    """How the members of the step have their weights."""
+    """Returns whether the members of the step have separate or shared weights, or None without members."""
     if step.members is None:
         return None
     operands, *_ = step.arguments(step.members)
-    return "own weights" if operands.params.w_h else "shared weights"
+    return "separate weights" if operands.params.w_h else "shared weights"
 
 
 def _of_one_member(step: Step, arrays: Any) -> list[Any]:
@@ -109,7 +119,7 @@ def _of_one_member(step: Step, arrays: Any) -> list[Any]:
 
 
 def _lower_to_kernel(platform: str, ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
-    """The lowering rule of a platform with kernels."""
+    """Implements the lowering rule for a platform with kernels."""
     name, kernels = KERNELS[platform]
     if step.required not in (None, name):
         raise step.refusal(f"it has no kernel for {platform}")
@@ -120,7 +130,7 @@ def _lower_to_kernel(platform: str, ctx: Any, *leaves: Any, step: Step, jaxpr: A
     if reason is None:
         if platform == "tpu" and "TPU" not in (
             kind or ""
-        ):  # also for an export with a mesh of CPUs
+        ):  # the kind may also be "cpu", in an export for TPU with a CPU mesh
             _log_unknown_chip()
         ignored = ignored_option(step.settings)
         if ignored:
@@ -134,7 +144,7 @@ def _lower_to_kernel(platform: str, ctx: Any, *leaves: Any, step: Step, jaxpr: A
 
 
 def _with_kernel(step: Step, kernel: Callable[..., Any]) -> Callable[..., list[jax.Array]]:
-    """The step as a function of arrays: by one call of ``kernel``, or one for each member."""
+    """Returns the step as a function of arrays, which calls ``kernel`` once, or once per member."""
 
     def run(*leaves: jax.Array) -> list[jax.Array]:
         return jax.tree.leaves(kernel(step.settings, *step.arguments(leaves)))
@@ -143,9 +153,9 @@ def _with_kernel(step: Step, kernel: Callable[..., Any]) -> Callable[..., list[j
         assert step.members is not None
         pairs = list(zip(leaves, step.members, strict=True))
 
-        def run_member(own: list[jax.Array]) -> list[jax.Array]:
-            next_own = iter(own)
-            return run(*(next(next_own) if member else leaf for leaf, member in pairs))
+        def run_member(member_leaves: list[jax.Array]) -> list[jax.Array]:
+            remaining = iter(member_leaves)
+            return run(*(next(remaining) if member else leaf for leaf, member in pairs))
 
         return jax.lax.map(run_member, [leaf for leaf, member in pairs if member])
 
@@ -153,14 +163,14 @@ def _with_kernel(step: Step, kernel: Callable[..., Any]) -> Callable[..., list[j
 
 
 def _lower_to_xla(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
-    """The lowering rule of the other platforms, and of the tangent in forward mode."""
+    """Implements the lowering rule for platforms without kernels, and for the tangent in forward mode."""
     if step.required and step.name != "tangent":
         raise step.refusal(f"it has no kernel for {' and '.join(platforms_of(ctx))}")
     return mlir.lower_fun(run_xla, multiple_results=True)(ctx, *leaves, step=step, jaxpr=jaxpr)
 
 
 def _lower_unrolled(ctx: Any, *leaves: Any, step: Step, jaxpr: Any) -> Any:
-    """The lowering rule of GPUs."""
+    """Implements the lowering rule for GPUs, which unrolls time loops by default."""
     if step.settings.unroll is None:
         jaxpr = unrolled(jaxpr)
     return _lower_to_xla(ctx, *leaves, step=step, jaxpr=jaxpr)
@@ -179,8 +189,8 @@ def _log_ignored(name: str, reason: str) -> None:
 @lru_cache
 def _log_unknown_chip() -> None:
     log.warning(
-        "The TPU that this program is for is not known: the kernel uses 16 MiB of VMEM, which is slower. "
-        "Arguments with a NamedSharding, or jax.set_mesh, say which TPU it is."
+        "The type of TPU is not known when this program is compiled: the kernel uses 16 MiB of VMEM, which "
+        "is slower. To specify the TPU, pass arguments with a NamedSharding, or use jax.set_mesh."
     )
 
 

@@ -1,8 +1,9 @@
-"""The steps of the recurrence's derivative as primitives of JAX, which every transform sees.
+"""JAX primitives for the passes of the recurrence: inference, forward, tangent and backward.
 
-Each primitive carries its XLA form as a jaxpr: that of :mod:`~lstm_jax.backends.xla`. Transforms, exports
-and partitioned programs use the jaxpr. :mod:`~lstm_jax.backends.lowering` puts a kernel in its place when
-the program is lowered, where platform and devices are known.
+A pass is called a step here. The parameters of a primitive contain the XLA form of the step, a jaxpr of the
+function in :mod:`~lstm_jax.backends.xla`. Transforms, exports and partitioned programs use the jaxpr.
+:mod:`~lstm_jax.backends.lowering` replaces it by a kernel when the program is lowered, because platform and
+devices are known only then.
 """
 
 import logging
@@ -21,16 +22,16 @@ log = logging.getLogger("lstm_jax")
 
 
 class Step(NamedTuple):
-    """The static description of one step.
+    """The static description of a step, which is a whole pass over the sequence.
 
     Attributes:
       name: "infer", "forward", "tangent" or "backward".
       settings: The first argument of the step's function.
-      tree: The structure of its other arguments.
-      required: The backend that was asked for by name, which must run the step; None is any.
-      device_kind: The device of the mesh in context when the step was traced; None if unknown.
-      members: For each array of the other arguments, whether its first axis holds the members of an
-        ensemble, each with its own weights (see :mod:`~lstm_jax.backends.batching`). None without ensemble.
+      tree: The tree structure of the other arguments.
+      required: The backend that was selected by name and must run the step, or None for any backend.
+      device_kind: The ``device_kind`` of the current mesh at trace time, or None if it is not known.
+      members: Whether the first axis of each array of the other arguments is an axis of members, see
+        :mod:`~lstm_jax.backends.batching`. None if there is no such axis.
     """
 
     name: str
@@ -41,21 +42,21 @@ class Step(NamedTuple):
     members: tuple[bool, ...] | None = None
 
     def arguments(self, leaves: Any) -> Any:
-        """The other arguments, from their arrays."""
+        """Unflattens the arrays to the arguments after ``settings``."""
         return jax.tree.unflatten(self.tree, leaves)
 
     def refusal(self, reason: str) -> ValueError:
-        """Returns the error that says why the required backend cannot run."""
+        """Returns the error for a required backend that cannot run."""
         assert self.required is not None
         return refusal(self.required, reason)
 
 
-def transposed(
-    settings: Settings, operands: Operands, hs: jax.Array, saved: Residuals, cts: Outputs
+def xla_backward(
+    settings: Settings, operands: Operands, hs: jax.Array, residuals: Residuals, cts: Outputs
 ) -> Operands:
-    """The transpose of the tangent: from cotangents of the outputs to those of the operands."""
+    """Computes the cotangents of the operands from those of the outputs, by transposing the tangent."""
     d = operands._replace(begin=None, hold=None)
-    (ct,) = jax.linear_transpose(partial(xla.tangent, settings, operands, hs, saved), d)(cts)
+    (ct,) = jax.linear_transpose(partial(xla.tangent, settings, operands, hs, residuals), d)(cts)
     return ct
 
 
@@ -63,21 +64,25 @@ XLA_FORMS: dict[str, Callable[..., Any]] = {
     "infer": xla.infer,
     "forward": xla.forward,
     "tangent": xla.tangent,
-    "backward": transposed,
+    "backward": xla_backward,
 }
 
 
 def bind_step(name: str, required: str | None, settings: Settings, *arguments: Any) -> Any:
-    """Runs the function of :data:`XLA_FORMS` called ``name``, as a primitive."""
+    """Runs the step called ``name`` as a primitive."""
     leaves, tree = jax.tree.flatten(arguments)
-    described = jax.sharding.get_abstract_mesh().abstract_device
-    kind = None if described is None else described.device_kind
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    kind = None if device is None else device.device_kind
     flat, out = bind(Step(name, settings, tree, required, kind), leaves)
     return jax.tree.unflatten(out, flat)
 
 
 def bind(step: Step, leaves: list[Any]) -> tuple[list[jax.Array], Any]:
-    """Binds the step's primitive to the arrays of its arguments: the output's arrays and structure."""
+    """Binds the primitive of the step to the arrays of its arguments.
+
+    Returns:
+      The arrays of the output, and the tree structure of the output.
+    """
     form = partial(XLA_FORMS[step.name], step.settings)
     if step.members is None:
         jaxpr, out = jax.make_jaxpr(form, return_shape=True)(*step.arguments(leaves))
@@ -90,12 +95,15 @@ def bind(step: Step, leaves: list[Any]) -> tuple[list[jax.Array], Any]:
 
 
 def run_xla(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
-    """The XLA form."""
+    """Runs the XLA form of a step."""
     return jaxpr_as_fun(jaxpr)(*leaves)
 
 
 def _run_eagerly(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
-    """The implementation outside of ``jit``. A backend that was asked for by name needs a lowering rule."""
+    """Implements the primitive outside of ``jit``.
+
+    A backend that was selected by name runs under ``jit``, because its kernel exists only as a lowering rule.
+    """
     if step.required is None or step.name == "tangent":
         return run_xla(*leaves, step=step, jaxpr=jaxpr)
     if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
@@ -104,15 +112,15 @@ def _run_eagerly(*leaves: Any, step: Step, jaxpr: Any) -> list[jax.Array]:
 
 
 def _jvp(primals: Any, tangents: Any, *, step: Step, jaxpr: Any) -> tuple[Any, Any]:
-    """The derivative of a step of the first derivative: a part of the second."""
-    log_once("this is a part of a second derivative", step.required)
+    """Implements the JVP rule, which only second derivatives use. First derivatives are steps themselves."""
+    log_once("this is part of a second derivative", step.required)
     tangents = [ad.instantiate_zeros(t) for t in tangents]
     return jax.jvp(jaxpr_as_fun(jaxpr), tuple(primals), tuple(tangents))
 
 
 @lru_cache
 def log_once(reason: str, required: str | None) -> None:
-    """Says that steps run in the XLA form: as a warning if a backend was asked for by name."""
+    """Logs that steps run in the XLA form. It is a warning if a backend was selected by name."""
     level = logging.INFO if required is None else logging.WARNING
     log.log(level, "%s: the backend 'xla' runs, because %s.", required or "auto", reason)
 
@@ -127,24 +135,24 @@ def _primitive(name: str) -> Primitive:
 
 
 kernel_p = _primitive("lstm_recurrence")
-tangent_p = _primitive("lstm_recurrence_tangent")  # linear in the last of its arguments
+tangent_p = _primitive("lstm_recurrence_tangent")  # linear in its last argument, the tangents
 
 
 def _transpose(cts: Any, *leaves: Any, step: Step, jaxpr: Any) -> list[Any]:
-    operands, hs, saved, d = step.arguments(leaves)
+    operands, hs, residuals, d = step.arguments(leaves)
     outputs = [ad.instantiate_zeros(ct) for ct in cts]
-    constants = jax.tree.leaves((operands, hs, saved))
+    constants = jax.tree.leaves((operands, hs, residuals))
     shape = jax.tree.structure(step.settings.outputs(operands.state, operands.xs))
-    tree = jax.tree.structure((operands, hs, saved, jax.tree.unflatten(shape, outputs)))
+    tree = jax.tree.structure((operands, hs, residuals, jax.tree.unflatten(shape, outputs)))
     members = step.members
     if members is not None:
         members = members[: len(constants)] + (True,) * len(outputs)
-    back = step._replace(name="backward", tree=tree, members=members)
-    transposed, _ = bind(back, [*constants, *outputs])
-    linear = jax.tree.leaves(d, is_leaf=ad.is_undefined_primal)
+    backward = step._replace(name="backward", tree=tree, members=members)
+    operand_cts, _ = bind(backward, [*constants, *outputs])
+    tangents = jax.tree.leaves(d, is_leaf=ad.is_undefined_primal)
     return [None] * len(constants) + [
-        ct if ad.is_undefined_primal(leaf) else None
-        for leaf, ct in zip(linear, transposed, strict=True)
+        ct if ad.is_undefined_primal(tangent) else None
+        for tangent, ct in zip(tangents, operand_cts, strict=True)
     ]
 
 

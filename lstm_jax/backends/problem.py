@@ -1,4 +1,4 @@
-"""What a backend is asked to run: what is static, and the arrays."""
+"""The arguments of a backend: static settings and arrays."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -11,25 +11,25 @@ from lstm_jax.cell import LSTMSpec, Precision
 from lstm_jax.notation import Hs, LSTMParams, LSTMState, Recurrent
 
 Outputs = tuple[LSTMState, Hs | None]
-"""The final state, and the hidden states ``[T, *B, H]`` or, with ``final_state_only``, None."""
+"""The final state, and the hidden states ``[T, *B, H]``, which are None with ``final_state_only``."""
 
-Members = Literal["own weights", "shared weights"] | None
-"""How the members of an ensemble have their weights. None for a step that is no ensemble."""
+Members = Literal["separate weights", "shared weights"] | None
+"""Whether the members of a step have separate or shared weights. None for a step without members."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The static settings.
+    """The static settings of a recurrence.
 
     Attributes:
       spec: The kind of cell.
       reverse: Whether to run from the last step to the first.
       precision: Precision of the matrix products.
-      unroll: Time steps per iteration of the compiled loop; None leaves it to the platform.
-      residuals: What the forward pass stores for the backward pass: "save" or "recompute".
-      final_state_only: Whether the hidden states of the steps are left out of the outputs.
-      hidden_axis: The axes of the mesh over which the hidden units are sharded, inside ``shard_map``: a
-        device has the states and gates of its own units. None if each device has all units.
+      unroll: Time steps per iteration of the compiled loop. None is the platform's default.
+      residuals: Whether to "save" or to "recompute" the pre-activations for the backward pass.
+      final_state_only: Whether the outputs omit the hidden states of the steps.
+      hidden_axis: The mesh axes over which the hidden units are sharded inside ``shard_map``. Each device has
+        the states and all gates of its units. None if each device has all units.
     """
 
     spec: LSTMSpec
@@ -41,33 +41,33 @@ class Settings:
     hidden_axis: str | tuple[str, ...] | None = None
 
     def outputs(self, state: Any, hs: Any) -> Any:
-        """The outputs of a sequence or a step, or their shardings. ``final_state_only`` drops ``hs``."""
+        """Returns ``(state, hs)``, or ``(state, None)`` with ``final_state_only``."""
         return state, None if self.final_state_only else hs
 
     @property
-    def traced_unroll(self) -> int:
-        """The ``unroll`` of a loop when it is traced, before the platform is known."""
+    def unroll_at_trace_time(self) -> int:
+        """The ``unroll`` of a loop at trace time, when the platform is not known."""
         return 1 if self.unroll is None else self.unroll
 
     def recur(self, params: LSTMParams, h: jax.Array) -> Recurrent:
-        """``spec.recur`` of the hidden state of all units. Still linear in h and in w_h."""
+        """Computes ``spec.recur``, after gathering h if the hidden units are sharded."""
         if self.hidden_axis is not None:
             h = jax.lax.all_gather(h, self.hidden_axis, axis=h.ndim - 1, tiled=True)
         return self.spec.recur(params, h, self.precision)
 
 
 class Operands(NamedTuple):
-    """The arrays. When traced, shapes are known and values are not.
+    """The arrays of a recurrence.
 
     Attributes:
-      params: The weights: those of the products in the compute dtype, a cell's own in that of C.
+      params: The weights. ``w_x``, ``w_h`` and ``bias`` have the compute dtype, extra weights the dtype of C.
       xs: The inputs ``[T, *B, I]`` in the compute dtype.
-      state: The state at the start of the sequence.
+      state: The initial state.
       reset_state: The state that a step reads where ``begin`` is True.
-      begin: ``[T, *B]``, True where a step reads ``reset_state`` in place of the carried state.
-      hold: ``[T, *B]``, True where the state stays as it is and the output is 0; wins over ``begin``.
-
-    None for ``begin`` or ``hold`` stands for False everywhere.
+      begin: Bool ``[T, *B]``. True where a step reads ``reset_state`` instead of the carried state. None is
+        False everywhere.
+      hold: Bool ``[T, *B]``. True at padding steps, which leave the state unchanged and output 0. It takes
+        precedence over ``begin``. None is False everywhere.
     """
 
     params: LSTMParams
@@ -78,10 +78,10 @@ class Operands(NamedTuple):
     hold: jax.Array | None = None
 
     def masked(self) -> "Operands":
-        """With zeros for the inputs of steps that hold the state.
+        """Returns the operands with zeros as the inputs of padding steps.
 
-        These may be NaN, and ``0 * NaN`` in the gradient of ``w_x`` is NaN. Each backend masks what it reads:
-        zeros in all of ``xs`` would be a copy of it.
+        Inputs of padding steps may be NaN, and ``0 * NaN`` in the gradient of ``w_x`` is NaN. Backends mask
+        the inputs where they read them, because masking ``xs`` before would make a copy.
         """
         if self.hold is None:
             return self
@@ -89,11 +89,11 @@ class Operands(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """What the backward pass reads besides operands and outputs: 5 arrays of H, or 1.
+    """The residuals of the backward pass, in addition to operands and outputs.
 
     Attributes:
-      C: The cell state that each step read, ``[T, *B, H]``.
-      z: The pre-activations ``[T, *B, GH]`` in the compute dtype; None to compute them again.
+      C: The cell states ``[T, *B, H]`` that the steps read.
+      z: The pre-activations ``[T, *B, GH]`` in the compute dtype, or None to recompute them.
     """
 
     C: Any
@@ -101,5 +101,5 @@ class Residuals(NamedTuple):
 
 
 def refusal(name: str, reason: str) -> ValueError:
-    """Returns the error that says why the backend that was asked for by name cannot run."""
+    """Returns the error for a backend that was selected by name and cannot run."""
     return ValueError(f'backend {name!r} cannot run this: {reason}. Use backend="auto".')

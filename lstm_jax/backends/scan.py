@@ -1,4 +1,4 @@
-"""The reference: :func:`jax.lax.scan` of the cell's step. Every transform works."""
+"""The reference backend: :func:`jax.lax.scan` over the step of the cell. It supports all transforms."""
 
 from functools import partial
 from typing import Any
@@ -9,28 +9,28 @@ import jax.numpy as jnp
 from lstm_jax.backends.blocks import in_blocks, needs_blocks
 from lstm_jax.backends.problem import Operands, Outputs, Settings
 from lstm_jax.carry import select
-from lstm_jax.cell import add, cast, finish
+from lstm_jax.cell import add, cast, finish_step
 from lstm_jax.notation import LSTMState, at_least_float32
 
 
 def unsupported_reason(settings: Settings, operands: Operands) -> str | None:
-    """Returns None: it can run everything."""
+    """Returns None, as this backend can run all cells and settings."""
     return None
 
 
 def unroll(settings: Settings, operands: Operands) -> Outputs:
-    """The recurrence, as :mod:`lstm_jax.backends` defines it.
+    """Runs the recurrence over all time steps, see :mod:`lstm_jax.backends`.
 
-    The values of a long sequence are computed in blocks, its derivative is that of the whole.
+    A long sequence is run in blocks of steps, unless it is differentiated.
     """
-    whole = partial(_loop, settings)
+    loop = partial(_loop, settings)
     if not needs_blocks(operands):
-        return whole(operands)
-    function = jax.custom_jvp(partial(in_blocks, settings, whole))
+        return loop(operands)
+    function = jax.custom_jvp(partial(in_blocks, settings, loop))
 
     @function.defjvp
     def jvp(primals: tuple[Operands], tangents: tuple[Operands]) -> Any:
-        return jax.jvp(whole, primals, tangents)
+        return jax.jvp(loop, primals, tangents)
 
     return function(operands)
 
@@ -38,17 +38,17 @@ def unroll(settings: Settings, operands: Operands) -> Outputs:
 def _loop(settings: Settings, operands: Operands) -> Outputs:
     spec, precision = settings.spec, settings.precision
     params, xs, state, reset_state, begin, hold = operands.masked()
-    # The loop adds up the gradient of what it closes over, in the dtype that this has.
-    wide = cast(params, at_least_float32(xs.dtype))
+    # The scan accumulates the gradient of an array that its body closes over in the dtype of that array.
+    wide_params = cast(params, at_least_float32(xs.dtype))
 
     def body(
         carried: LSTMState, inputs: tuple[jax.Array, jax.Array | None, jax.Array | None]
     ) -> tuple[LSTMState, jax.Array | None]:
         gx, begin, hold = inputs
-        weights = jax.tree.map(lambda w, p: w.astype(p.dtype), wide, params)
+        weights = jax.tree.map(lambda w, p: w.astype(p.dtype), wide_params, params)
         prev = select(begin, reset_state, carried)
         z = add(gx, settings.recur(weights, prev.h))
-        state, h = finish(spec, weights, prev, z, precision)
+        state, h = finish_step(spec, weights, prev, z, precision)
         out = select(hold, jnp.zeros_like(h), h)
         return settings.outputs(select(hold, carried, state), out)
 
@@ -56,5 +56,9 @@ def _loop(settings: Settings, operands: Operands) -> Outputs:
         body = jax.checkpoint(body, prevent_cse=False)
     gx = spec.project(params, xs, precision)
     return jax.lax.scan(
-        body, state, (gx, begin, hold), reverse=settings.reverse, unroll=settings.traced_unroll
+        body,
+        state,
+        (gx, begin, hold),
+        reverse=settings.reverse,
+        unroll=settings.unroll_at_trace_time,
     )

@@ -1,6 +1,6 @@
-"""A loop over time as one Pallas call on TPU: what every step reads stays in VMEM, the rest streams.
+"""A time loop as a Pallas call on TPU. Weights and state stay in VMEM, other arrays are streamed.
 
-Importing Pallas takes 0.15 s, so the two functions that need it import it.
+Pallas is imported inside the two functions that use it, because the import takes 0.15 s.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,48 +15,59 @@ MIB = 2**20
 
 
 class Plan(NamedTuple):
-    """The size of a block: ``steps`` of time and ``rows`` of the batch."""
+    """The size of a block: the number of time steps and of rows of the batch."""
 
     steps: int
     rows: int
 
 
 class Loop(NamedTuple):
-    """A recurrence over time, without the operands that differ between its parts."""
+    """The definition of a time loop, without its streamed arrays and its initial carry.
 
-    step: Callable[..., Any]  # (streams of one step, w_h, carried, reset) -> (carried, outputs)
+    Attributes:
+      step: ``(streams, w_h, carried, reset) -> (carried, outputs)`` for one time step.
+      reverse: Whether to run from the last step to the first.
+      w_h: The recurrent weights, which stay in VMEM.
+      reset: The state that a step may read instead of the carried state, or None.
+      out: The size of the last axis and the dtype of each output.
+      plan: The size of a block.
+      vmem: MiB of VMEM that the kernel may use.
+      interpret: The argument of ``pallas_call``.
+    """
+
+    step: Callable[..., Any]
     reverse: bool
     w_h: jax.Array
-    reset: LSTMState | None  # what a step may read in place of the state: the same in all steps
-    out: dict[str, tuple[int, Any]]  # width and dtype of the outputs
+    reset: LSTMState | None
+    out: dict[str, tuple[int, Any]]
     plan: Plan
     vmem: int
     interpret: Any
 
 
 def run_loop(loop: Loop, streams: dict[str, Any], carried: Any) -> tuple[Any, dict[str, jax.Array]]:
-    """Runs the whole loop in blocks of time; the steps that do not fill a block are one more block."""
+    """Runs the time loop. Steps that do not fill a block are a second call with a shorter block."""
     streams = {k: a for k, a in streams.items() if a is not None}
     T = next(iter(streams.values())).shape[0]
     steps = loop.plan.steps
-    whole = T // steps * steps
-    parts = [(0, whole, steps), (whole, T, T - whole)]
-    done: list[dict[str, jax.Array]] = []
+    T_full = T // steps * steps  # the steps in full blocks
+    parts = [(0, T_full, steps), (T_full, T, T - T_full)]
+    outputs: list[dict[str, jax.Array]] = []
     for start, stop, steps in reversed(parts) if loop.reverse else parts:
         if start == stop:
             continue
         part = {k: a[start:stop] for k, a in streams.items()}
         block = loop._replace(plan=loop.plan._replace(steps=steps))
         carried, streamed = _call(block, part, carried)
-        done.append(streamed)
-    if len(done) == 1:
-        return carried, done[0]
-    done = done[::-1] if loop.reverse else done
-    return carried, jax.tree.map(lambda *a: jnp.concatenate(a), *done)
+        outputs.append(streamed)
+    if len(outputs) == 1:
+        return carried, outputs[0]
+    outputs = outputs[::-1] if loop.reverse else outputs
+    return carried, jax.tree.map(lambda *a: jnp.concatenate(a), *outputs)
 
 
 def _call(loop: Loop, streams: dict[str, jax.Array], carried: Any) -> tuple[Any, dict[str, Any]]:
-    """One ``pallas_call``: a grid over blocks of the batch, in parallel, and of time, in order."""
+    """Makes one ``pallas_call``. Its grid has a parallel axis of batch blocks and a serial axis of time."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
@@ -66,54 +77,56 @@ def _call(loop: Loop, streams: dict[str, jax.Array], carried: Any) -> tuple[Any,
     state, tree = jax.tree.flatten(carried)
     resets = jax.tree.leaves(loop.reset)
 
-    def streamed(n: int) -> Any:
+    def stream_spec(n: int) -> Any:
         def index(b: Any, t: Any) -> tuple[Any, ...]:
             return (blocks - 1 - t if loop.reverse else t), b, 0
 
         return pl.BlockSpec((plan.steps, plan.rows, n), index)
 
-    def of_state(a: jax.Array) -> Any:
+    def state_spec(a: jax.Array) -> Any:
         return pl.BlockSpec((plan.rows, a.shape[-1]), lambda b, t: (b, 0))
 
     def kernel(*refs: Any) -> None:
-        given = iter(refs)
-        inputs = {k: next(given) for k in streams}
-        weights = next(given)
-        first, resets_ = _take(given, len(state)), _take(given, len(resets))
-        outputs = {k: next(given) for k in out}
-        last, scratch = _take(given, len(state)), _take(given, len(state))
+        remaining = iter(refs)
+        inputs = {k: next(remaining) for k in streams}
+        weights = next(remaining)
+        initial, reset_refs = _take(remaining, len(state)), _take(remaining, len(resets))
+        outputs = {k: next(remaining) for k in out}
+        final, scratch = _take(remaining, len(state)), _take(remaining, len(state))
 
         @pl.when(pl.program_id(1) == 0)
         def _() -> None:
-            for ref, value in zip(scratch, first, strict=True):
+            for ref, value in zip(scratch, initial, strict=True):
                 ref[...] = value[...]
 
         for n in range(plan.steps):
             t = plan.steps - 1 - n if loop.reverse else n
-            at = {k: ref[t] for k, ref in inputs.items()}
-            now = jax.tree.unflatten(tree, [ref[...] for ref in scratch])
-            fresh = jax.tree.unflatten(tree, [ref[...] for ref in resets_]) if resets_ else None
-            then, written = loop.step(at, weights, now, fresh)
-            for ref, value in zip(scratch, jax.tree.leaves(then), strict=True):
+            step_inputs = {k: ref[t] for k, ref in inputs.items()}
+            carry = jax.tree.unflatten(tree, [ref[...] for ref in scratch])
+            reset = None
+            if reset_refs:
+                reset = jax.tree.unflatten(tree, [ref[...] for ref in reset_refs])
+            carry, step_outputs = loop.step(step_inputs, weights, carry, reset)
+            for ref, value in zip(scratch, jax.tree.leaves(carry), strict=True):
                 ref[...] = value.astype(ref.dtype)
             for k, ref in outputs.items():
-                ref[t] = written[k].astype(ref.dtype)
+                ref[t] = step_outputs[k].astype(ref.dtype)
 
         @pl.when(pl.program_id(1) == blocks - 1)
         def _() -> None:
-            for ref, value in zip(last, scratch, strict=True):
+            for ref, value in zip(final, scratch, strict=True):
                 ref[...] = value[...]
 
-    whole = pl.BlockSpec(w_h.shape, lambda b, t: (0, 0), pipeline_mode=pl.Buffered(1))
+    weights_spec = pl.BlockSpec(w_h.shape, lambda b, t: (0, 0), pipeline_mode=pl.Buffered(1))
     results = pl.pallas_call(
         kernel,
         grid=(B // plan.rows, blocks),
         in_specs=[
-            *(streamed(a.shape[-1]) for a in streams.values()),
-            whole,
-            *(of_state(a) for a in (*state, *resets)),
+            *(stream_spec(a.shape[-1]) for a in streams.values()),
+            weights_spec,
+            *(state_spec(a) for a in (*state, *resets)),
         ],
-        out_specs=[*(streamed(n) for n, _ in out.values()), *(of_state(a) for a in state)],
+        out_specs=[*(stream_spec(n) for n, _ in out.values()), *(state_spec(a) for a in state)],
         out_shape=[
             *(_varying((T, B, n), dtype, w_h) for n, dtype in out.values()),
             *(_varying(a.shape, a.dtype, w_h) for a in state),
@@ -129,10 +142,10 @@ def _call(loop: Loop, streams: dict[str, jax.Array], carried: Any) -> tuple[Any,
     return jax.tree.unflatten(tree, results[len(out) :]), dict(zip(out, results, strict=False))
 
 
-def packed(w: jax.Array) -> jax.Array:
-    """16-bit weights as words of two rows each, which is how the matrix unit takes them.
+def pack_weights(w: jax.Array) -> jax.Array:
+    """Packs two rows of 16-bit weights to one row of 32-bit words, the layout of the matrix unit.
 
-    As 16-bit arrays they would come in tiles of 8 rows, and be put together again in every step.
+    The compiler tiles 16-bit arrays by 8 rows, and would combine the tiles in every step.
     """
     if w.dtype.itemsize != 2:
         return w
@@ -140,18 +153,18 @@ def packed(w: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(rows.swapaxes(1, 2), jnp.int32)
 
 
-def unpacked(ref: Any) -> jax.Array:
+def unpack_weights(ref: Any) -> jax.Array:
     """Reads the weights from VMEM, inside the kernel. Free: they are already resident."""
     from jax.experimental.pallas import tpu as pltpu
 
     return pltpu.bitcast(ref[...], jnp.bfloat16) if ref.dtype == jnp.int32 else ref[...]
 
 
-def _take(given: Iterator[Any], n: int) -> list[Any]:
-    return [next(given) for _ in range(n)]
+def _take(iterator: Iterator[Any], n: int) -> list[Any]:
+    return [next(iterator) for _ in range(n)]
 
 
 def _varying(shape: tuple[int, ...], dtype: Any, like: jax.Array) -> jax.ShapeDtypeStruct:
-    """An output that varies over a ``shard_map`` as the operands do, which all vary alike."""
+    """Returns the type of an output that varies over the devices of a ``shard_map`` like ``like``."""
     varying = jax.typeof(like).manual_axis_type
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=varying)

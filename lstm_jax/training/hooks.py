@@ -60,7 +60,8 @@ class Console(Hook):
         run.progress.move(step)
         if run.progress.bar is None and time.monotonic() > self.printed + self.seconds:
             finished = jax.device_get(run.pending[-1 - IN_FLIGHT])
-            self._print(run, step, train_metrics(finished, run.dataset.metric), speed="")
+            if not np.all(finished.get("skipped", False)):
+                self._print(run, step, train_metrics(finished, run.dataset.metric), speed="")
 
     def on_log(self, run: Run, metrics: dict[str, float]) -> None:
         run.progress.move(run.step)

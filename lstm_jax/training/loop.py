@@ -77,9 +77,7 @@ def fit(
 def train(run: Run) -> bool:
     """Trains to the last step. Returns False if a signal stopped training, else True."""
     every = run.config.train
-    if (
-        not run.is_evaluated and not run.evaluate()
-    ):  # the evaluation at the checkpoint was interrupted
+    if not run.is_evaluated and not run.evaluate():  # an interrupted evaluation is repeated
         return False
     for step, batches in run.batches():
         run.train_steps(batches)

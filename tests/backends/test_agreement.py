@@ -1,4 +1,4 @@
-"""Every backend against float64: values, and the gradient of every operand."""
+"""Comparison of all backends with float64: outputs, and gradients of all operands."""
 
 import functools
 import itertools
@@ -22,7 +22,7 @@ NO_MASKS = {"lengths": False, "resets": False}
 
 
 def loss_and_outputs(params, xs, state, reset_state, case, **keywords):
-    """A loss that every output enters with a weight of its own."""
+    """Returns a loss in which every output has a different weight, and the outputs."""
     state, hs = lstm(params, xs, state, reset_state=reset_state, **case.masks | keywords)
     outputs = (state.C, state.h, hs)
     rng = np.random.default_rng(7)
@@ -39,16 +39,16 @@ def arguments(case):
     return case.params[0], jnp.asarray(case.xs), case.states[0], case.reset_states[0]
 
 
-def assert_relative(got, want, tolerance):
-    """The largest error of each array, over its largest value."""
-    paths = jax.tree_util.tree_leaves_with_path(want)
+def assert_relative(got, expected, tolerance):
+    """Asserts that the maximum error of each array, relative to its maximum value, is in the tolerance."""
+    paths = jax.tree_util.tree_leaves_with_path(expected)
     for a, (path, b) in zip(jax.tree.leaves(got), paths, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         error = np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30)
         assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
 
 
-def want(case):
+def float64_reference(case):
     with jax.enable_x64(True):
         run = jax.value_and_grad(
             partial(loss_and_outputs, case=case, backend="scan"), argnums=(0, 1, 2, 3), has_aux=True
@@ -65,8 +65,8 @@ def want(case):
     return outputs, gradient
 
 
-def a_case(name, masks, reverse, dtype):
-    """Five rows; eight for ``auto``, which takes ``cpu`` for the gradient of eight rows on CPU."""
+def make_agreement_case(name, masks, reverse, dtype):
+    """Returns a case with five rows, or eight for ``auto``, which then selects ``cpu`` on CPU."""
     batch = (8,) if name == "auto" else (5,)
     return make_case(
         3, T=11, batch=batch, I=7, H=6, dtype=dtype, reverse=reverse, **NO_MASKS | MASKS[masks]
@@ -74,13 +74,13 @@ def a_case(name, masks, reverse, dtype):
 
 
 @functools.cache
-def want_of(batch, masks, reverse, dtype):
-    """The reference of a case, which is computed once for all backends."""
+def cached_reference(batch, masks, reverse, dtype):
+    """Returns the reference of a case. It is computed once for all backends."""
     name = "auto" if batch == (8,) else "scan"
-    return want(a_case(name, masks, reverse, dtype))
+    return float64_reference(make_agreement_case(name, masks, reverse, dtype))
 
 
-PAIRS = [  # any two of masks, direction, residuals and dtype take all their combinations
+PAIRS = [  # all combinations of any two of masks, direction, residuals and dtype
     ("plain", False, "save", jnp.float32),
     ("plain", True, "recompute", jnp.bfloat16),
     ("lengths", False, "recompute", jnp.float32),
@@ -97,7 +97,7 @@ EVERY = itertools.product(MASKS, [False, True], ["save", "recompute"], [jnp.floa
 @pytest.mark.parametrize("name", NAMES)
 def test_every_backend_agrees_with_float64(name, options):
     masks, reverse, residuals, dtype = options
-    case = a_case(name, masks, reverse, dtype)
+    case = make_agreement_case(name, masks, reverse, dtype)
     run = partial(
         loss_and_outputs, case=case, backend=name, residuals=residuals, precision="highest"
     )
@@ -105,10 +105,12 @@ def test_every_backend_agrees_with_float64(name, options):
         (_, got), gradient = optimized(jax.value_and_grad(run, argnums=(0, 1, 2, 3), has_aux=True))(
             *arguments(case)
         )
-    outputs_want, gradient_want = want_of(case.xs.shape[1:-1], masks, reverse, dtype)
+    expected_outputs, expected_gradient = cached_reference(
+        case.xs.shape[1:-1], masks, reverse, dtype
+    )
     tolerance = 2e-5 if dtype == jnp.float32 else 2e-2
-    assert_relative(got, outputs_want, tolerance)
-    assert_relative(gradient, gradient_want, tolerance)
+    assert_relative(got, expected_outputs, tolerance)
+    assert_relative(gradient, expected_gradient, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_every_backend_agrees_with_float64(name, options):
     [(4, "plain", False), (4, "both", True), (50, "plain", True), (50, "both", False)],
 )
 @pytest.mark.parametrize("name", ["auto", "scan"])
-def test_checkpointing_in_time_changes_nothing(name, every, masks, reverse):
+def test_remat_every_does_not_change_the_result(name, every, masks, reverse):
     case = make_case(4, T=11, batch=(8,), reverse=reverse, **NO_MASKS | MASKS[masks])
     kept, recomputed = (
         jax.jit(
@@ -132,7 +134,7 @@ def test_checkpointing_in_time_changes_nothing(name, every, masks, reverse):
 
 
 @pytest.mark.parametrize("name", ["xla", "auto"])
-def test_the_rnn_has_the_same_rule(name):
+def test_gradients_of_the_rnn_equal_those_of_scan(name):
     params = init_rnn(jax.random.key(0), 3, 4)
     xs = jax.random.normal(jax.random.key(1), (6, 2, 3))
 
@@ -148,8 +150,8 @@ def test_the_rnn_has_the_same_rule(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_gradient_of_a_bfloat16_bias_sums_many_steps(name):
-    """In bfloat16 the sum would forget what is small beside it."""
+def test_the_gradient_of_a_bfloat16_bias_is_accumulated_in_float32(name):
+    """A sum in bfloat16 would lose small addends."""
     case = make_case(5, T=64, batch=(256,), I=4, H=8, dtype=jnp.bfloat16, **NO_MASKS)
     run = partial(loss_and_outputs, case=case, backend=name)
     with skipping_refusals(name):

@@ -28,25 +28,25 @@ def test_every_backend_has_its_two_functions(name):
 
 @dataclass(frozen=True)
 class Projected(LSTMSpec):
-    """A cell whose hidden state is a product of its own."""
+    """A cell that overrides ``emit``."""
 
     def emit(self, params, m, precision=None):
         return 2 * m
 
 
-def test_auto_takes_what_can_run_and_a_name_says_why_it_cannot():
+def test_auto_selects_a_backend_that_can_run_and_a_named_one_raises():
     settings, operands = problem(make_case())
     assert choose("auto", settings, operands) is backends.lowering
     unusual = replace(settings, spec=Projected())
     assert choose("auto", unusual, operands) is backends.scan
-    with pytest.raises(ValueError, match=r"backend.*'xla'.*Projected.*spec\.emit"):
+    with pytest.raises(ValueError, match=r"backend.*'xla'.*Projected.*overrides emit"):
         choose("xla", unusual, operands)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_begin_and_hold_mean_what_the_contract_says(name, reverse):
-    """Where both are True, hold wins: the state stays, the output is 0."""
+def test_begin_and_hold_follow_their_documentation(name, reverse):
+    """``hold`` takes precedence over ``begin``: the state does not change, and the output is 0."""
     case = make_case(T=1, batch=(4,), reverse=reverse)
     settings, operands = problem(case)
     operands = operands._replace(
@@ -62,9 +62,9 @@ def test_begin_and_hold_mean_what_the_contract_says(name, reverse):
 
     went_on, began = one_step(state), one_step(reset_state)
     rows = [went_on, began, state, state]
-    want = LSTMState(
+    expected = LSTMState(
         *(jnp.stack([getattr(s, f)[n] for n, s in enumerate(rows)]) for f in ("C", "h"))
     )
-    assert_close(final, want, atol=1e-6)
-    assert_close(hs[0, :2], want.h[:2], atol=1e-6)
+    assert_close(final, expected, atol=1e-6)
+    assert_close(hs[0, :2], expected.h[:2], atol=1e-6)
     np.testing.assert_array_equal(hs[0, 2:], 0)

@@ -1,4 +1,4 @@
-"""``vmap`` of ``auto`` in float64: any arguments mapped, in any order with the derivatives."""
+"""``vmap`` of ``auto`` in float64: any mapped arguments, before and after derivatives."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from lstm_jax import LSTMSpec, LSTMState, lstm
 from tests.backends.test_agreement import arguments, assert_relative
 from tests.cases import make_case, nightly
 
-N, T, ROWS = 3, 3, 8  # with fewer rows, ``auto`` is ``xla`` on CPU
+N, T, ROWS = 3, 3, 8  # with fewer rows, ``auto`` selects ``xla`` on CPU
 FLOATS = ("params", "xs", "state", "reset_state")
 MASKS = ("lengths", "resets")
 ALL = (*FLOATS, *MASKS)
@@ -26,7 +26,7 @@ def case_of(seed):
 
 
 def problem(mapped):
-    """Arguments, of which those in ``mapped`` have a leading axis of N; and the ``in_axes``."""
+    """Returns arguments and ``in_axes``. The arguments in ``mapped`` have a leading axis of size N."""
     members = [case_of(seed) for seed in range(N)]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *members)
     given = {name: (stacked if name in mapped else members[0])[name] for name in ALL}
@@ -95,14 +95,14 @@ REST = [(p, s) for p in PROGRAMS for s in SETS if (p, s) not in PAIRS]
 def test_any_mapped_arguments(x64, pair):
     program, mapped = pair
     given, axes = problem(mapped)
-    got, want = (jax.jit(partial(program, b, axes=axes))(given) for b in ("auto", "scan"))
-    assert_relative(got, want, 1e-12)
+    got, expected = (jax.jit(partial(program, b, axes=axes))(given) for b in ("auto", "scan"))
+    assert_relative(got, expected, 1e-12)
 
 
 @pytest.mark.parametrize("mapped", [("params",), ("state",), *nightly(ALL, ("xs", "resets"))])
 @pytest.mark.parametrize("program", [just_vmap, vmap_of_grad, grad_of_vmap])
 def test_an_ensemble_of_ensembles(x64, program, mapped):
-    """Two axes: the outer one of params and xs, the inner one of ``mapped``."""
+    """The outer ``vmap`` maps params and xs, the inner one maps ``mapped``."""
     given, axes = problem(mapped)
     outer = {name: 0 if name in ("params", "xs") else None for name in ALL}
     for name in ("params", "xs"):
@@ -124,12 +124,14 @@ class BatchNormalized(LSTMSpec):
 
 @pytest.mark.parametrize("mapped", [("xs",), ("params",)])
 @pytest.mark.parametrize("program", [just_vmap, vmap_of_grad, grad_of_vmap])
-def test_rows_that_see_each_other_see_none_of_other_members(x64, monkeypatch, program, mapped):
+def test_rows_that_depend_on_each_other_are_independent_of_other_members(
+    x64, monkeypatch, program, mapped
+):
     given, axes = problem(mapped)
-    given["lengths"] = jnp.full_like(given["lengths"], T)  # padded rows would be seen, too
+    given["lengths"] = jnp.full_like(given["lengths"], T)  # padded rows would affect others
     monkeypatch.setitem(globals(), "lstm", partial(lstm, spec=BatchNormalized()))
-    got, want = (jax.jit(partial(program, b, axes=axes))(given) for b in ("auto", "scan"))
-    assert_relative(got, want, 1e-12)
+    got, expected = (jax.jit(partial(program, b, axes=axes))(given) for b in ("auto", "scan"))
+    assert_relative(got, expected, 1e-12)
 
 
 def test_jacobians_and_second_derivatives_of_vmap(x64):
@@ -143,21 +145,21 @@ def test_jacobians_and_second_derivatives_of_vmap(x64):
 
     w_h = floats["params"].w_h
     for derivative in (jax.jacrev, jax.jacfwd, jax.hessian):
-        got, want = (jax.jit(derivative(partial(f, backend=b)))(w_h) for b in ("auto", "scan"))
-        assert_relative(got, want, 1e-12)
+        got, expected = (jax.jit(derivative(partial(f, backend=b)))(w_h) for b in ("auto", "scan"))
+        assert_relative(got, expected, 1e-12)
 
 
 def test_other_axes_and_a_named_axis(x64):
-    """An axis that is not the first one, outputs elsewhere, and an axis that has a name."""
+    """Tests ``in_axes`` and ``out_axes`` other than 0, and ``axis_name``."""
     params, xs, *_ = arguments(make_case(T=T, batch=(ROWS, N), dtype=jnp.float64))
 
     def f(xs, backend):
         return lstm(params, xs, backend=backend)
 
-    got, want = (
+    got, expected = (
         jax.vmap(partial(f, backend=b), 2, (LSTMState(1, 1), 2), spmd_axis_name="data")(xs)
         for b in ("auto", "scan")
     )
-    assert_relative(got, want, 1e-12)
-    assert want[1].shape == (T, ROWS, N, 3)
-    np.testing.assert_allclose(want[1], lstm(params, xs)[1], atol=1e-12)
+    assert_relative(got, expected, 1e-12)
+    assert expected[1].shape == (T, ROWS, N, 3)
+    np.testing.assert_allclose(expected[1], lstm(params, xs)[1], atol=1e-12)

@@ -1,4 +1,4 @@
-"""Inference in blocks of steps: the same values, and memory that does not grow with the sequence."""
+"""Inference in blocks of steps: equal results, and memory that does not grow with the sequence."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ XLA = pytest.mark.parametrize("backend", ["xla", "scan"])
 
 @pytest.fixture(params=[6, 7])
 def case(request, monkeypatch):
-    """A problem of which a block has two steps; with 7 steps the last one has one."""
+    """A case with two steps per block. With 7 steps the last block has one step."""
     set_bytes(monkeypatch, 2 * 3 * 12 * 4)
     yield make_case(T=request.param, batch=(3,), I=2, H=3, state=True, reset_state=True)
     _lstm.clear_cache()
@@ -28,7 +28,7 @@ def case(request, monkeypatch):
 
 def set_bytes(monkeypatch, size):
     monkeypatch.setattr(blocks, "CPU_BYTES", size)
-    _lstm.clear_cache()  # compiled for other blocks
+    _lstm.clear_cache()  # compiled programs have other blocks
 
 
 def run(case, backend, reverse, xs=None):
@@ -41,14 +41,14 @@ def run(case, backend, reverse, xs=None):
 
 @XLA
 @pytest.mark.parametrize("reverse", [False, True])
-def test_blocks_change_nothing(case, monkeypatch, backend, reverse):
+def test_blocks_do_not_change_the_result(case, monkeypatch, backend, reverse):
     got = run(case, backend, reverse)
     set_bytes(monkeypatch, 2**20)
     assert_close(got, run(case, backend, reverse), atol=1e-6)
 
 
 @XLA
-def test_derivatives_of_what_runs_in_blocks(case, monkeypatch, backend):
+def test_derivatives_of_inference_in_blocks(case, monkeypatch, backend):
     def loss(xs):
         state, hs = run(case, backend, False, xs)
         return (hs**2).sum() + (state.C**2).sum()
@@ -69,8 +69,8 @@ def test_padding_may_be_nan(case, backend):
     assert_close(run(case, backend, False, xs), run(case, backend, False), atol=0)
 
 
-def test_the_steps_of_a_block():
-    """A divisor of T, if there is one above half of the steps that fit."""
+def test_the_number_of_steps_of_a_block():
+    """It is a divisor of T, if one exists above half of the steps that fit."""
 
     def steps(T, B, H, dtype=jnp.float32):
         params = init_lstm(jax.random.key(0), 1, H)
@@ -81,7 +81,7 @@ def test_the_steps_of_a_block():
     assert steps(64, 64, 256) is None  # 64 * 64 * 4 * 256 * 4 bytes are 16 MiB
     assert steps(67, 64, 256) == 64
     assert steps(100, 64, 256) == 50
-    assert steps(100, 64, 256, jnp.bfloat16) == 50  # it is added up in float32
+    assert steps(100, 64, 256, jnp.bfloat16) == 50  # pre-activations are added in float32
     assert steps(2, 4096, 256) == 1
 
 
@@ -91,7 +91,7 @@ def test_the_steps_of_a_block():
 )
 @pytest.mark.parametrize("masked", [False, True])
 def test_memory_of_inference(backend, T, B, I, H, masked):
-    """It is at most 64 MiB more than its outputs, also with lengths, which must not copy the inputs."""
+    """Inference takes at most 64 MiB plus its outputs. Lengths must not copy the inputs."""
     params = jax.eval_shape(lambda: init_lstm(jax.random.key(0), I, H))
     masks = {"lengths": jax.ShapeDtypeStruct((B,), jnp.int32)} if masked else {}
     masks |= {"resets": jax.ShapeDtypeStruct((T, B), bool)} if masked else {}
@@ -107,10 +107,10 @@ def test_memory_of_inference(backend, T, B, I, H, masked):
 @XLA
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_blocks_on_many_devices(monkeypatch, backend, axis_type):
-    """Carries in ``shard_map`` must vary over devices from the start. What XLA partitions has no blocks."""
+    """Carries in ``shard_map`` must vary over devices from the start. Partitioned programs have no blocks."""
     case = make_case(T=7, batch=(8,), I=2, H=3, lengths=False, resets=False)
     params, xs = case.params[0], jnp.asarray(case.xs)
-    want = lstm(params, xs, backend=backend)[1]
+    expected = lstm(params, xs, backend=backend)[1]
     set_bytes(monkeypatch, 2 * 12 * 4)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(axis_type,))
     rows = P(None, "data")
@@ -123,13 +123,13 @@ def test_blocks_on_many_devices(monkeypatch, backend, axis_type):
         assert str(jax.make_jaxpr(run)(*given)).count("while[") == 0
         got = jax.jit(run)(*given)
         mapped = jax.jit(jax.shard_map(run, in_specs=(P(), rows), out_specs=rows))(*given)
-    assert_close((got, mapped), (want, want), atol=1e-6)
+    assert_close((got, mapped), (expected, expected), atol=1e-6)
     _lstm.clear_cache()
 
 
 @XLA
 def test_a_program_for_two_platforms(monkeypatch, backend):
-    """It has blocks on one of them."""
+    """The program has blocks on one of the platforms."""
     set_bytes(monkeypatch, 2 * 3 * 12 * 4)
     case = make_case(T=7, batch=(3,), I=2, H=3, lengths=False, resets=False)
     run = jax.jit(lambda xs: lstm(case.params[0], xs, backend=backend)[1])

@@ -1,4 +1,4 @@
-"""What is the column layout's own: blocks of steps, batch axes made one, what it declines."""
+"""Tests of the CPU kernels: blocks of steps, merged batch axes, and unsupported cells."""
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +19,18 @@ def gradient(case, backend, **keywords):
 
 
 @pytest.mark.parametrize(
-    ("columns_a_block", "reverse", "residuals"),
+    ("columns_per_block", "reverse", "residuals"),
     [(1, False, "save"), (6, True, "recompute"), (9, False, "recompute"), (1000, True, "save")],
 )
-def test_the_size_of_a_block_changes_nothing(monkeypatch, columns_a_block, reverse, residuals):
-    """A block of 1, 2, 3 and all 7 steps of 3 rows."""
+def test_the_size_of_a_block_does_not_change_the_result(
+    monkeypatch, columns_per_block, reverse, residuals
+):
+    """Tests blocks of 1, 2, 3 and all 7 steps, with 3 rows."""
     case = make_case(1, T=7, batch=(3,), reverse=reverse)
-    want = gradient(case, "scan")
-    monkeypatch.setattr(cpu, "COLUMNS", columns_a_block)
+    expected = gradient(case, "scan")
+    monkeypatch.setattr(cpu, "COLUMNS", columns_per_block)
     jax.clear_caches()
-    assert_relative(gradient(case, "cpu", residuals=residuals), want, 1e-5)
+    assert_relative(gradient(case, "cpu", residuals=residuals), expected, 1e-5)
 
 
 @pytest.mark.parametrize("T", [0, 1, 2, 127])
@@ -63,25 +65,25 @@ def test_no_bias():
     def loss(params, backend):
         return (lstm(params, case.xs, backend=backend)[1] ** 2).sum()
 
-    got, want = (jax.grad(loss)(params, b) for b in ("cpu", "scan"))
+    got, expected = (jax.grad(loss)(params, b) for b in ("cpu", "scan"))
     assert got.bias is None
-    assert_relative(got, want, 1e-5)
+    assert_relative(got, expected, 1e-5)
 
 
 @pytest.mark.parametrize("residuals", ["save", "recompute"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_what_is_kept(residuals, dtype):
+def test_shapes_and_dtypes_of_residuals(residuals, dtype):
     case = make_case(T=5, batch=(2, 3), H=4, dtype=dtype, lengths=False, resets=False)
     operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.reset_states[0])
     settings = Settings(LSTMSpec(), residuals=residuals)
-    _, saved = jax.eval_shape(lambda o: cpu.forward(settings, o), operands)
-    _, want = jax.eval_shape(lambda o: xla.forward(settings, o), operands)
-    assert saved == want
-    assert (saved.C.shape, saved.C.dtype) == ((5, 2, 3, 4), jnp.float32)
+    _, got = jax.eval_shape(lambda o: cpu.forward(settings, o), operands)
+    _, expected = jax.eval_shape(lambda o: xla.forward(settings, o), operands)
+    assert got == expected
+    assert (got.C.shape, got.C.dtype) == ((5, 2, 3, 4), jnp.float32)
     if residuals == "recompute":
-        assert saved.z is None
+        assert got.z is None
     else:
-        assert (saved.z.shape, saved.z.dtype) == ((5, 2, 3, 16), dtype)
+        assert (got.z.shape, got.z.dtype) == ((5, 2, 3, 16), dtype)
 
 
 class Emits(LSTMSpec):
@@ -89,7 +91,7 @@ class Emits(LSTMSpec):
         return 2 * m
 
 
-def test_it_says_what_it_declines():
+def test_reasons_for_unsupported_cells():
     case = make_case()
     operands = Operands(case.params[0], jnp.asarray(case.xs), case.states[0], case.states[0])
     assert cpu.unsupported_reason(Settings(LSTMSpec()), operands) is None
@@ -102,8 +104,8 @@ def test_it_says_what_it_declines():
     assert "LSTMSpec" in cpu.unsupported_reason(Settings(LSTMSpec()), no_C)
 
 
-RULE = {name: getattr(cpu, name) for name in ("ROWS", "STATES", "STEPS", "STEPS_AND_ROWS")}
-"""As users have it; the other tests have it for few steps."""
+LIMITS = {name: getattr(cpu, name) for name in ("ROWS", "STATES", "STEPS", "STEPS_AND_ROWS")}
+"""The limits of ``cpu.is_profitable``, which a fixture lowers for the other tests."""
 
 
 @pytest.mark.parametrize(
@@ -114,12 +116,12 @@ RULE = {name: getattr(cpu, name) for name in ("ROWS", "STATES", "STEPS", "STEPS_
         (32, (32,), 64, False, False),  # too few steps times rows
         (8, (256,), 64, False, False),  # too few steps
         (128, (16,), 64, False, False),  # too few rows
-        (100, (16,), 1024, False, True),  # unless there are many hidden units
+        (100, (16,), 1024, False, True),  # too few rows, but many hidden units
         (1, (), 1024, False, False),
     ],
 )
-def test_it_pays_for_many_steps_and_rows(monkeypatch, T, batch, H, infers, trains):
-    for name, value in RULE.items():
+def test_is_profitable_for_many_steps_and_rows(monkeypatch, T, batch, H, infers, trains):
+    for name, value in LIMITS.items():
         monkeypatch.setattr(cpu, name, value)
     case = make_case(T=T, batch=batch, I=1, H=H, lengths=False, resets=False)
     state = LSTMState(jnp.zeros((*batch, H)), jnp.zeros((*batch, H)))

@@ -1,4 +1,4 @@
-"""What can be tested of the cuDNN backend without a GPU: all but cuDNN."""
+"""Tests of the cuDNN backend without a GPU, with JAX's reference implementation instead of cuDNN."""
 
 import re
 
@@ -23,7 +23,7 @@ def problem(case, params=None, **settings):
 
 
 def as_documented(x, h_0, c_0, weights, seq_lengths, *, precision, **sizes):
-    """``jax.experimental.rnn.lstm`` with JAX's own unpacking and reference in place of cuDNN."""
+    """Replaces ``jax.experimental.rnn.lstm`` by JAX's function to unpack weights and JAX's reference."""
     assert precision in (jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST)
     unpacked = rnn.unpack_lstm_weights(
         weights, *(sizes[k] for k in ("input_size", "hidden_size", "num_layers", "bidirectional"))
@@ -34,7 +34,9 @@ def as_documented(x, h_0, c_0, weights, seq_lengths, *, precision, **sizes):
 @pytest.mark.parametrize(
     ("batch", "reverse", "use_bias"), [((), True, True), ((3,), False, True), ((2, 3), True, False)]
 )
-def test_what_cudnn_is_given_means_the_same(monkeypatch, batch, reverse, use_bias):
+def test_equals_scan_with_the_reference_of_jax_instead_of_cudnn(
+    monkeypatch, batch, reverse, use_bias
+):
     monkeypatch.setattr(rnn, "lstm", as_documented)
     case = make_case(2, T=6, batch=batch, I=4, H=3, lengths=False, resets=False, reverse=reverse)
     params = case.params[0] if use_bias else case.params[0].replace(bias=None)
@@ -56,16 +58,16 @@ def test_what_cudnn_is_given_means_the_same(monkeypatch, batch, reverse, use_bia
 
     arguments = params, jnp.asarray(case.xs), case.states[0]
     assert_close(with_cudnn(*arguments), with_scan(*arguments), atol=1e-6)
-    got, want = (
+    got, expected = (
         jax.grad(loss, argnums=(1, 2, 3))(run, *arguments) for run in (with_cudnn, with_scan)
     )
-    assert_close(got, want, atol=1e-5)
+    assert_close(got, expected, atol=1e-5)
 
 
-def test_the_program_decides_whether_it_can_run(monkeypatch):
-    """The platform and the devices are those that a program is lowered for."""
+def test_support_is_checked_when_a_program_is_lowered(monkeypatch):
+    """The platform and the devices that a program is lowered for are checked."""
     monkeypatch.setattr(rnn, "lstm", as_documented)
-    monkeypatch.setattr(cudnn, "found", lambda: "cuda")
+    monkeypatch.setattr(cudnn, "available_platform", lambda: "cuda")
     case = make_case(T=2, batch=(8,), lengths=False, resets=False)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     xs = jax.device_put(jnp.asarray(case.xs), NamedSharding(mesh, P(None, "data")))
@@ -90,8 +92,8 @@ def test_the_program_decides_whether_it_can_run(monkeypatch):
         jax.vmap(run)(case.xs[None])
 
 
-def test_what_cudnn_reads_and_writes_lies_in_its_order(monkeypatch):
-    """XLA would hand over a transposed array as it lies, and cuDNN would take it for another."""
+def test_arrays_of_cudnn_are_constrained_to_row_major(monkeypatch):
+    """XLA would pass a transposed array in its layout, and cuDNN would read wrong values."""
     monkeypatch.setattr(rnn, "lstm", as_documented)
     settings, operands = problem(make_case(lengths=False, resets=False))
 
@@ -126,11 +128,11 @@ def test_tf32_follows_the_precision(precision, tf32):
         assert rnn._lstm_cudnn_allow_tf32(cudnn._precision(None)) == tf32
 
 
-def test_it_says_what_it_cannot_do(monkeypatch):
+def test_reasons_for_unsupported_arguments(monkeypatch):
     settings, operands = problem(make_case())
     assert re.search(r"GPU.*\bcpu\b", cudnn.unsupported_reason(settings, operands))
 
-    monkeypatch.setattr(cudnn, "found", lambda: "cuda")
+    monkeypatch.setattr(cudnn, "available_platform", lambda: "cuda")
     assert cudnn.unsupported_reason(settings, operands) is None
     flags = jnp.zeros(operands.xs.shape[:-1], bool)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), operands)

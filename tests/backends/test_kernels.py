@@ -1,4 +1,4 @@
-"""The kernels run under every transform, on every platform, for a chip that is known."""
+"""Selection of kernels: under transforms, on several platforms, and for known and unknown chips."""
 
 import itertools
 import logging
@@ -19,26 +19,26 @@ from tests.cases import nightly
 
 STRICT = False  # Flax
 T, N, B, I, H = 4, 2, 32, 8, 128
-"""N members of an ensemble, or sequences that vmap maps. Enough rows for ``cpu`` to be faster."""
+"""N is the number of members of an ensemble, or of mapped sequences. B is large enough for ``cpu``."""
 
 
 @pytest.fixture(autouse=True)
-def fresh(caplog):
-    """Every test sees what is logged once a process, and lowers its programs again."""
-    for logged in (
+def clear_caches(caplog):
+    """Clears caches, so that every test logs messages again and lowers its programs again."""
+    for log_function in (
         lowering._log_once,
         lowering._log_unknown_chip,
         primitives.log_once,
         target._warn_once,
     ):
-        logged.cache_clear()
+        log_function.cache_clear()
     jax.clear_caches()
     caplog.set_level(logging.INFO, "lstm_jax")
 
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """The steps that the CPU's kernels ran, in the order in which they were lowered."""
+    """Records the steps that are lowered to CPU kernels, in order."""
     steps = []
     for name in ("infer", "forward", "backward"):
         kernel = getattr(cpu, name)
@@ -52,7 +52,7 @@ def kernels(monkeypatch):
 
 
 def arrays():
-    """Parameters ``[N, ...]`` and inputs ``[N, T, B, I]``."""
+    """Returns parameters ``[N, ...]`` and inputs ``[N, T, B, I]``."""
     params = jax.vmap(lambda key: init_lstm(key, I, H))(jax.random.split(jax.random.key(0), N))
     return params, jax.random.normal(jax.random.key(1), (N, T, B, I))
 
@@ -66,24 +66,24 @@ def loss(params, xs, backend="auto"):
 
 
 def first(function):
-    """``function`` of the first member and its inputs."""
+    """Applies ``function`` to the first member and its inputs."""
     return lambda params, xs: function(jax.tree.map(lambda a: a[0], params), xs[0])
 
 
 def shared(function):
-    """``function`` of the first member's weights and of all inputs."""
+    """Applies ``function`` to the weights of the first member and to all inputs."""
     return lambda params, xs: function(jax.tree.map(lambda a: a[0], params), xs)
 
 
 def second(f):
-    """The second derivative along one direction."""
+    """Returns the second derivative along one direction."""
     return lambda params, xs: jax.jvp(
         lambda p: jax.grad(f)(p, xs), (params,), (jax.tree.map(jnp.ones_like, params),)
     )[1]
 
 
 def transforms(backend):
-    """Functions of :func:`arrays`, and the steps that have a kernel in each."""
+    """Returns functions of :func:`arrays`, each with the steps that have a kernel."""
     h, f = partial(hidden, backend=backend), partial(loss, backend=backend)
     inputs = jax.vmap(h, (None, 0))
     ensemble = jax.vmap(h)
@@ -120,22 +120,22 @@ def transforms(backend):
 
 
 @pytest.mark.parametrize("name", transforms("auto"))
-def test_on_cpu_every_transform_has_the_kernel_or_says_why_not(kernels, caplog, name):
-    function, expected = transforms("auto")[name]
+def test_every_transform_on_cpu_has_a_kernel_or_logs_why_not(kernels, caplog, name):
+    function, expected_steps = transforms("auto")[name]
     got = jax.jit(function)(*arrays())
-    assert set(kernels) == set(expected)
-    assert bool(caplog.messages) == (not expected)
-    want = jax.jit(transforms("scan")[name][0])(*arrays())
-    assert_relative(got, want, 1e-5)
+    assert set(kernels) == set(expected_steps)
+    assert bool(caplog.messages) == (not expected_steps)
+    expected = jax.jit(transforms("scan")[name][0])(*arrays())
+    assert_relative(got, expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", transforms("auto"))
-def test_exported_for_tpu_every_transform_has_the_kernel_or_says_why_not(caplog, name):
-    function, expected = transforms("auto")[name]
+def test_every_transform_exported_for_tpu_has_a_kernel_or_logs_why_not(caplog, name):
+    function, expected_steps = transforms("auto")[name]
     exported = jax.export.export(jax.jit(function), platforms=["tpu"])(*arrays())
-    assert exported.mlir_module().count("@tpu_custom_call") == len(expected)
-    assert any("second derivative" in m for m in caplog.messages) == (not expected)
-    assert any("TPU that this program is for" in m for m in caplog.messages) == bool(expected)
+    assert exported.mlir_module().count("@tpu_custom_call") == len(expected_steps)
+    assert any("second derivative" in m for m in caplog.messages) == (not expected_steps)
+    assert any("type of TPU is not known" in m for m in caplog.messages) == bool(expected_steps)
 
 
 def test_one_export_for_three_platforms_keeps_the_kernels_of_each():
@@ -146,7 +146,7 @@ def test_one_export_for_three_platforms_keeps_the_kernels_of_each():
     assert_relative(exported.call(*arrays()), jax.jit(function)(*arrays()), 1e-5)
 
 
-def test_few_rows_run_in_the_xla_form_and_the_log_says_so(kernels, caplog):
+def test_few_rows_run_in_the_xla_form_with_a_log_message(kernels, caplog):
     params, xs = arrays()
     jax.jit(first(jax.grad(loss)))(params, xs[:, :, :4])
     assert kernels == []
@@ -154,17 +154,17 @@ def test_few_rows_run_in_the_xla_form_and_the_log_says_so(kernels, caplog):
 
 
 @pytest.mark.parametrize("name", ["ensemble", "grad of ensemble", "vmap of grad", "vmap of vmap"])
-def test_a_backend_by_name_runs_member_by_member(kernels, name):
-    """Also with rows so few that ``auto`` would not run the kernel."""
+def test_a_named_backend_runs_member_by_member(kernels, name):
+    """It also runs the kernel for few rows, for which ``auto`` selects the XLA form."""
     params, xs = arrays()
-    function, expected = transforms("cpu")[name]
+    function, expected_steps = transforms("cpu")[name]
     got = jax.jit(function)(params, xs[:, :, :2])
-    assert set(kernels) == set(expected)
+    assert set(kernels) == set(expected_steps)
     assert_relative(got, jax.jit(transforms("scan")[name][0])(params, xs[:, :, :2]), 1e-5)
 
 
-def test_small_members_run_all_at_once(kernels, caplog):
-    """A loop for each of them would take longer."""
+def test_small_members_run_at_once_in_the_xla_form(kernels, caplog):
+    """A time loop per member would be slower."""
     params, xs = arrays()
     small = jax.tree.map(lambda a: a[..., :32], params).replace(w_h=params.w_h[:, :8, :32])
     jax.jit(transforms("auto")["grad of ensemble"][0])(small, xs)
@@ -172,7 +172,7 @@ def test_small_members_run_all_at_once(kernels, caplog):
     assert any("slower" in message for message in caplog.messages)
 
 
-def test_without_jit_a_backend_by_name_is_refused():
+def test_a_named_backend_is_refused_without_jit():
     with jax.disable_jit(), pytest.raises(ValueError, match=r"backend.*'cpu'.*disable_jit"):
         first(partial(hidden, backend="cpu"))(*arrays())
 
@@ -183,7 +183,7 @@ def test_a_backend_of_another_platform_is_refused_under_vmap(name):
         jax.jit(transforms("tpu")[name][0])(*arrays())
 
 
-def test_second_derivatives_of_a_backend_by_name_say_that_they_run_in_the_xla_form(caplog):
+def test_second_derivatives_of_a_named_backend_log_that_they_run_in_the_xla_form(caplog):
     got = jax.jit(transforms("cpu")["second derivative"][0])(*arrays())
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -214,7 +214,7 @@ MORE_SHARDED = itertools.product(
 def test_vmap_of_sharded_arrays(options):
     kind, axis, name = options
     params, xs = arrays()
-    want = jax.jit(transforms("scan")[name][0])(params, xs)
+    expected = jax.jit(transforms("scan")[name][0])(params, xs)
     with jax.set_mesh(mesh(kind, "data")):
         spec = P("data") if axis == "mapped" else P(None, None, "data")
         on_members = P("data") if axis == "mapped" and "ensemble" in name else P()
@@ -223,10 +223,10 @@ def test_vmap_of_sharded_arrays(options):
         if "ensemble" not in name:
             placed = jax.device_put(params, NamedSharding(jax.sharding.get_mesh(), P()))
         got = jax.jit(transforms("auto")[name][0])(placed, xs)
-    assert_relative(got, want, 1e-5)
+    assert_relative(got, expected, 1e-5)
 
 
-def test_a_backend_by_name_is_refused_for_an_explicit_mapped_axis():
+def test_a_named_backend_is_refused_for_an_explicit_mapped_axis():
     params, xs = arrays()
     with jax.set_mesh(mesh(AxisType.Explicit, "data")):
         xs = jax.device_put(xs, NamedSharding(jax.sharding.get_mesh(), P("data")))
@@ -237,15 +237,15 @@ def test_a_backend_by_name_is_refused_for_an_explicit_mapped_axis():
 @pytest.mark.parametrize("name", ["vmap", "grad of vmap", "grad of ensemble"])
 def test_vmap_inside_of_shard_map_has_the_kernel(kernels, name):
     params, xs = arrays()
-    want = jax.jit(transforms("scan")[name][0])(params, xs)
-    function, expected = transforms("auto")[name]
+    expected = jax.jit(transforms("scan")[name][0])(params, xs)
+    function, expected_steps = transforms("auto")[name]
     sharded = P(None, None, "data")
     out = sharded if name == "vmap" else P()
     with jax.set_mesh(mesh(AxisType.Auto, "data")):
         mapped = jax.shard_map(function, in_specs=(P(), sharded), out_specs=out)
         got = jax.jit(mapped)(params, xs)
-    assert_relative(got, want, 1e-5)
-    assert set(kernels) == set(expected)
+    assert_relative(got, expected, 1e-5)
+    assert set(kernels) == set(expected_steps)
 
 
 class Chip:
@@ -254,7 +254,7 @@ class Chip:
 
 @pytest.fixture
 def kinds(monkeypatch):
-    """A machine whose devices are TPUs, as far as a lowering rule can ask, and the kinds it is told."""
+    """Makes lowering rules see a machine with TPUs, and records the kinds that they get."""
     told = []
     original = lowering.target_of
 
@@ -297,8 +297,8 @@ def nnx_module(params, xs):
 
 @pytest.mark.usefixtures("on_tpu")
 @pytest.mark.parametrize("program", [bare, jitted, gradient, of_vmap, nnx_module])
-def test_a_program_that_is_not_exported_is_for_the_devices_of_the_machine(kinds, program):
-    """Plain ``jax.jit``, bare calls and ``nnx.jit``: JAX tells a lowering rule nothing of the devices."""
+def test_a_program_that_is_not_exported_targets_the_devices_of_the_machine(kinds, program):
+    """Tests ``jax.jit``, eager calls and ``nnx.jit``, where a lowering rule has no mesh with devices."""
     params, xs = arrays()
     program(jax.tree.map(lambda a: a[0], params), xs[0])
     assert kinds
@@ -318,8 +318,8 @@ def test_devices_of_two_kinds_and_an_export_leave_the_chip_unknown(kinds, monkey
     assert kinds[-1] is None
 
 
-def test_a_mesh_says_the_chip(kinds):
-    """The mesh of the arguments, the one in context, and that of a shard_map: here of CPUs."""
+def test_a_mesh_determines_the_chip(kinds):
+    """Tests the mesh of the arguments, the current mesh and the mesh of ``shard_map``, each with CPUs."""
     params, xs = arrays()
     params = jax.tree.map(lambda a: a[0], params)
     one = Mesh(np.array(jax.devices()[:1]), ("data",))
@@ -331,7 +331,7 @@ def test_a_mesh_says_the_chip(kinds):
     assert kinds == ["cpu"] * 3
 
 
-def test_an_export_for_tpu_with_a_mesh_of_cpus_says_that_the_chip_is_unknown(caplog):
+def test_an_export_for_tpu_with_a_cpu_mesh_logs_that_the_chip_is_unknown(caplog):
     params, xs = arrays()
     args = jax.tree.map(lambda a: a[0], params), xs[0]
     with jax.set_mesh(Mesh(np.array(jax.devices()[:1]), ("data",))):
@@ -340,7 +340,7 @@ def test_an_export_for_tpu_with_a_mesh_of_cpus_says_that_the_chip_is_unknown(cap
 
 
 def test_an_abstract_mesh_lowers_for_tpu(kinds):
-    """Its devices exist nowhere; a rule that requests devices would raise."""
+    """An abstract mesh has no devices. A lowering rule that requests devices would raise."""
     abstract = AbstractMesh((1,), ("data",), axis_types=(AxisType.Auto,))
     params, xs = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(
@@ -356,7 +356,7 @@ def test_an_abstract_mesh_lowers_for_tpu(kinds):
 def test_a_program_of_two_meshes():
     params, xs = arrays()
     params, xs = jax.tree.map(lambda a: a[0], params), xs[0]
-    want = hidden(params, xs)
+    expected = hidden(params, xs)
     devices = np.array(jax.devices()[:2])
     one, other = Mesh(devices, ("data",)), Mesh(devices.reshape(2, 1), ("rows", "cpu"))
 
@@ -368,12 +368,12 @@ def test_a_program_of_two_meshes():
         return a(params, xs), b(params, xs)
 
     for got in program(params, xs):
-        assert_relative(got, want, 1e-6)
+        assert_relative(got, expected, 1e-6)
 
 
 @pytest.mark.parametrize("gone", ["num_devices", "for_export"])
-def test_where_jax_has_renamed_something_the_xla_form_runs(monkeypatch, kernels, caplog, gone):
-    """An attribute that is gone does not mean "one device"."""
+def test_the_xla_form_runs_if_an_attribute_of_jax_is_missing(monkeypatch, kernels, caplog, gone):
+    """A missing attribute must not be interpreted as a single device."""
 
     class Without:
         def __init__(self, value):
@@ -398,7 +398,7 @@ def test_where_jax_has_renamed_something_the_xla_form_runs(monkeypatch, kernels,
     assert_relative(got, first(partial(hidden, backend="scan"))(params, xs), 1e-5)
 
 
-def test_where_jax_does_not_say_how_a_mapped_axis_is_sharded_the_xla_form_runs(
+def test_the_xla_form_runs_if_the_sharding_of_a_mapped_axis_is_unknown(
     monkeypatch, kernels, caplog
 ):
     class Nothing:

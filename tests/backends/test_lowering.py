@@ -1,4 +1,4 @@
-"""``auto``: the rule as primitives, seen by every transform and lowered for every platform."""
+"""The primitives of ``auto``: under transforms, and in exports for several platforms."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from tests.cases import assert_close, make_case
 BOTH = pytest.mark.parametrize("reverse", [False, True])
 PLATFORMS = ["cpu", "tpu", "cuda"]
 H, I = 128, 8
-ROWS = (8,)  # with fewer, ``auto`` is ``xla`` on CPU
+ROWS = (8,)  # with fewer rows, ``auto`` selects ``xla`` on CPU
 
 
 def outputs(backend, case, params, xs, state, reset_state):
@@ -26,7 +26,7 @@ def scalar(backend, case, *args):
 
 
 def nonzero(d):
-    """Tangents of every value of the arguments."""
+    """Returns nonzero tangents of all arguments."""
     return jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), d)
 
 
@@ -46,17 +46,17 @@ TRANSFORMS = {
 
 @BOTH
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_transform_of_auto_is_that_of_scan(name, reverse):
+def test_transforms_of_auto_equal_those_of_scan(name, reverse):
     case = make_case(5, T=4, batch=ROWS, reverse=reverse)
-    got, want = (
+    got, expected = (
         TRANSFORMS[name](partial(outputs, b, case), partial(scalar, b, case))(*arguments(case))
         for b in ("auto", "scan")
     )
-    assert_relative(got, want, 1e-5)
+    assert_relative(got, expected, 1e-5)
 
 
 @pytest.mark.parametrize("inner", ["outputs", "grad", "jvp"])
-def test_vmap_of_auto_is_that_of_scan(inner):
+def test_vmap_of_auto_equals_that_of_scan(inner):
     case = make_case(5, T=4, batch=ROWS)
     stacked = jax.tree.map(lambda a: jnp.stack([a, -a, 2 * a]), arguments(case))
 
@@ -72,21 +72,21 @@ def test_vmap_of_auto_is_that_of_scan(inner):
     assert_relative(function("auto")(*stacked), function("scan")(*stacked), 1e-5)
 
 
-def test_vmap_of_some_arguments_is_that_of_scan():
-    """The weights are shared, as are the tangents of what is not mapped."""
+def test_vmap_of_some_arguments_equals_that_of_scan():
+    """Weights are shared, and so are the tangents of all arguments that are not mapped."""
     case = make_case(5, T=4, batch=ROWS)
     params, xs, state, reset_state = arguments(case)
-    got, want = (
+    got, expected = (
         jax.vmap(
             jax.grad(lambda xs, b=b: scalar(b, case, params, xs, state, reset_state)),
         )(jnp.stack([xs, -xs]))
         for b in ("auto", "scan")
     )
-    assert_relative(got, want, 1e-5)
+    assert_relative(got, expected, 1e-5)
 
 
 @BOTH
-def test_second_derivatives_of_auto_are_those_of_scan(x64, reverse):
+def test_second_derivatives_of_auto_equal_those_of_scan(x64, reverse):
     case = make_case(5, T=3, batch=(2,), H=2, dtype=jnp.float64, reverse=reverse)
     params, *rest = arguments(case)
 
@@ -94,12 +94,12 @@ def test_second_derivatives_of_auto_are_those_of_scan(x64, reverse):
         state, hs = outputs(backend, case, params.replace(w_h=w_h), *rest)
         return (hs**3).sum() + (state.C**2).sum() + jnp.sin(state.h).sum()
 
-    got, forward, want = (
+    got, forward, expected = (
         jac(jax.grad(partial(loss, backend=b)))(params.w_h)
         for jac, b in [(jax.jacrev, "auto"), (jax.jacfwd, "auto"), (jax.jacrev, "scan")]
     )
-    assert_close(got, want, atol=1e-12)
-    assert_close(forward, want, atol=1e-12)
+    assert_close(got, expected, atol=1e-12)
+    assert_close(forward, expected, atol=1e-12)
 
 
 LOSSES = {
@@ -113,19 +113,21 @@ LOSSES = {
 
 @pytest.mark.parametrize("argnums", [0, (2, 3)])
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_gradient_of_some_outputs_by_some_arguments_is_that_of_scan(name, argnums):
+def test_partial_gradients_equal_those_of_scan(name, argnums):
     case = make_case(6, T=4, batch=ROWS)
 
     def loss(backend, *args):
         return LOSSES[name](*outputs(backend, case, *args))
 
-    got, want = (jax.grad(partial(loss, b), argnums)(*arguments(case)) for b in ("auto", "scan"))
-    assert_relative(got, want, 1e-5)
+    got, expected = (
+        jax.grad(partial(loss, b), argnums)(*arguments(case)) for b in ("auto", "scan")
+    )
+    assert_relative(got, expected, 1e-5)
 
 
 @pytest.mark.parametrize("moving", ["params", "xs", "state", "reset_state", "bias", "C"])
-def test_a_tangent_of_one_argument_is_that_of_scan(moving):
-    """What does not move has a symbolic zero tangent: the function closes over it."""
+def test_a_tangent_of_one_argument_equals_that_of_scan(moving):
+    """The other arguments have symbolic zero tangents, because the function closes over them."""
     case = make_case(7, T=4, batch=ROWS)
     args = dict(zip(("params", "xs", "state", "reset_state"), arguments(case), strict=True))
     args |= {"bias": args["params"].bias, "C": args["state"].C}
@@ -138,16 +140,16 @@ def test_a_tangent_of_one_argument_is_that_of_scan(moving):
         return outputs(backend, case, params, now["xs"], state, now["reset_state"])
 
     tangent = nonzero(args[moving])
-    got, want = (
+    got, expected = (
         jax.jvp(partial(f, backend=b), (args[moving],), (tangent,)) for b in ("auto", "scan")
     )
-    assert_relative(got, want, 1e-5)
+    assert_relative(got, expected, 1e-5)
     _, linear = jax.linearize(partial(f, backend="auto"), args[moving])
-    assert_relative(linear(tangent), want[1], 1e-5)
+    assert_relative(linear(tangent), expected[1], 1e-5)
 
 
 def problem(T=8, B=16):
-    """What an exported function is called with; the masks are arguments as well."""
+    """Returns the arguments of an exported function, including lengths and resets."""
     rng = np.random.default_rng(0)
     params = init_lstm(jax.random.key(0), I, H)
     xs = jnp.asarray(rng.standard_normal((T, B, I)), jnp.float32)
@@ -167,7 +169,7 @@ EXPORTED = {"value": value, "gradient": jax.grad(value, (0, 1))}
 def test_an_export_for_all_platforms_has_the_kernel_for_tpu(name):
     args = problem()
     exported = jax.export.export(jax.jit(EXPORTED[name]), platforms=PLATFORMS)(*args)
-    # Each kernel once, in the branch for TPU.
+    # Each kernel occurs once, in the branch for TPU.
     kernels = {"value": 1, "gradient": 2}[name]
     assert exported.mlir_module().count("@tpu_custom_call") == kernels
     assert_relative(exported.call(*args), EXPORTED[name](*args, backend="scan"), 1e-5)

@@ -1,4 +1,4 @@
-"""The path from the user's call to a kernel is short enough to read in a traceback."""
+"""Length of the call path from the user's call to the equations, as a traceback shows it."""
 
 import os
 import traceback
@@ -19,7 +19,7 @@ stacks = []
 
 @dataclass(frozen=True)
 class Recorded(LSTMSpec):
-    """The LSTM, whose equations, the innermost function of every backend, record who called them."""
+    """The LSTM with a ``combine``, the innermost function of every backend, that records its callers."""
 
     def combine(self, params, C, i, f, g, o):
         stacks.append([f for f in traceback.extract_stack() if f.filename.startswith(FOLDER)])
@@ -36,7 +36,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("backend", ["auto", "scan", "xla", "cpu"])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_at_most_12_functions_lead_to_the_equations(backend, options):
+def test_the_call_path_to_the_equations_has_at_most_12_functions(backend, options):
     params, xs = init_lstm(jax.random.key(0), 3, 4), jnp.ones((5, 8, 3))
 
     def loss(params):
@@ -51,7 +51,7 @@ def test_at_most_12_functions_lead_to_the_equations(backend, options):
     assert len(longest) <= MOST, [f"{Path(f.filename).name}: {f.name}" for f in longest]
 
 
-def test_the_same_for_the_tpu_kernel():
+def test_the_call_path_to_the_tpu_kernel():
     """The kernel is traced when the program is lowered. An eager call adds one function, ``lstm``."""
     params, xs = init_lstm(jax.random.key(0), 3, 128), jnp.ones((5, 8, 3))
 
@@ -65,7 +65,7 @@ def test_the_same_for_the_tpu_kernel():
     assert max(map(len, in_kernel)) + 1 <= MOST
 
 
-def test_a_partition_adds_two_functions():
+def test_a_partition_adds_two_functions_to_the_call_path():
     params, xs = init_lstm(jax.random.key(0), 3, 4), jnp.ones((5, 8, 3))
     stacks.clear()
     with jax.set_mesh(jax.make_mesh((8,), ("data",))):

@@ -1,4 +1,4 @@
-"""Loops of eight steps per iteration on GPUs, as the program for that platform says."""
+"""Unrolling of time loops in programs that are lowered for GPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,8 @@ PARAMS = init_lstm(jax.random.key(0), I, H)
 GPUS = ("cuda", "rocm")
 
 
-def steps_an_iteration(platform, T=20, backend="auto", **keywords):
-    """Counts those of the loop over time: each step calls the function that is its body."""
+def steps_per_iteration(platform, T=20, backend="auto", **keywords):
+    """Returns the steps per iteration of the time loop, counted as calls of its body function."""
 
     def run(xs):
         return lstm(PARAMS, xs, backend=backend, **keywords)[1]
@@ -32,35 +32,35 @@ def steps_an_iteration(platform, T=20, backend="auto", **keywords):
 
 
 @pytest.mark.parametrize("platform", GPUS)
-def test_eight_on_gpus(platform):
-    assert steps_an_iteration(platform) == 8
-    assert steps_an_iteration(platform, T=5) == 0, "no loop is left"
-    assert steps_an_iteration("tpu") == 1
+def test_gpus_unroll_eight_steps(platform):
+    assert steps_per_iteration(platform) == 8
+    assert steps_per_iteration(platform, T=5) == 0, "no loop is left"
+    assert steps_per_iteration("tpu") == 1
 
 
 @pytest.mark.parametrize("platform", [*GPUS, "tpu"])
-def test_an_explicit_value_wins(platform):
-    assert steps_an_iteration(platform, unroll=2) == 2
-    assert steps_an_iteration(platform, unroll=1) == 1
+def test_an_explicit_unroll_takes_precedence(platform):
+    assert steps_per_iteration(platform, unroll=2) == 2
+    assert steps_per_iteration(platform, unroll=1) == 1
 
 
 @pytest.mark.parametrize("platform", GPUS)
-def test_the_loop_over_time_and_not_that_over_blocks(platform, monkeypatch):
-    for name in ("CPU_BYTES", "BYTES"):
+def test_the_time_loop_is_unrolled_and_not_the_loop_over_blocks(platform, monkeypatch):
+    for name in ("CPU_BYTES", "DEFAULT_BYTES"):
         monkeypatch.setattr(blocks, name, 10 * 4 * 4 * H * 4)  # ten steps per block
     _lstm.clear_cache()
-    assert steps_an_iteration(platform) == 8
+    assert steps_per_iteration(platform) == 8
     _lstm.clear_cache()
 
 
-def test_a_length_that_is_not_known():
+def test_a_symbolic_length():
     shape = jax.ShapeDtypeStruct((*export.symbolic_shape("t, b"), I), jnp.float32)
     run = jax.jit(lambda xs: lstm(PARAMS, xs)[1])
     exported = export.export(run, platforms=("cuda", "cpu"))(shape)
     assert exported.call(jnp.ones((7, 2, I))).shape == (7, 2, H)
 
 
-def test_loops_of_the_cell_are_left_alone():
+def test_loops_of_the_cell_are_not_unrolled():
     def step(carried, x):
         carried, _ = jax.lax.scan(lambda a, _: (a * x, None), carried, None, length=3)
         return carried, carried

@@ -1,25 +1,15 @@
-"""For the tests of sweeps and searches: a config file to end as one likes, and runs that stand in."""
+"""Fixtures for tests of the trainer: texts, the data cache, an uninterrupted run."""
 
 import pytest
 
-CONFIG = """
-from lstm_jax.training.config import *
-config = Experiment(
-    name="tiny",
-    model=Model(hidden_size=4),
-    data=Data(task="adding", sequence_length=6, batch_size=4, eval_sequences=20),
-    optimizer=Optimizer(name="sgd", schedule="constant", clip_norm=None, warmup_steps=0),
-    train=Train(steps=8, log_every=4, eval_every=4, checkpoint_every=4, steps_per_dispatch=4),
-    mesh=Mesh(data=1),
-)
-"""
+TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 
 
 @pytest.fixture
 def text(tmp_path):
     """A short text in a file."""
     path = tmp_path / "text.txt"
-    path.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    path.write_text(TEXT, encoding="utf-8")
     return path
 
 
@@ -38,54 +28,14 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def config(tmp_path):
-    """Writes a config file that ends so."""
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """The experiment of an uninterrupted run on a text. Tests copy its run directory."""
+    from lstm_jax.training.loop import fit  # after pytest has installed its import hook
+    from tests.training.runs import small_config, text_data
 
-    def write(text):
-        path = tmp_path / "c.py"
-        path.write_text(CONFIG + text)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def ran(monkeypatch):
-    """Runs that stand in for training; their names."""
-    from lstm_jax.training.sweeps.child import Children  # not before pytest's import hook is there
-
-    names = []
-
-    def run(self, experiment):
-        names.append(experiment.run_dir.name)
-        return stand_in(experiment)
-
-    monkeypatch.setattr(Children, "run", run)
-    return names
-
-
-def stand_in(experiment):
-    """Leaves behind what a run does; a learning rate above 1 diverges."""
-    from lstm_jax.training.model import Sizes
-    from lstm_jax.training.run_dir import RunDir
-
-    folder, loss = RunDir(experiment.run_dir), 1 / experiment.model.hidden_size
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.start(experiment)
-    folder.write_settings(experiment)
-    folder.model_files.write(Sizes(0, 2, 1), "", None, print)
-    for step in range(4, experiment.train.steps + 1, 4):
-        if experiment.optimizer.learning_rate > 1:
-            return "diverged"
-        folder.log(step, {"eval/loss": loss / step, "eval/mse": loss / step})
-    figures = {"eval/loss": loss / step, "eval/mse": loss / step, "test/mse": 2 * loss / step}
-    folder.finish({"step": step, "metric": "mse", "metrics": figures, "seconds": 65.0})
-    return "incomplete"
-
-
-def table_in(folder):
-    """The rows of sweep.md by their first column."""
-    lines = (folder / "sweep.md").read_text().splitlines()
-    head, _, *rows = [[c.strip() for c in line.split("|")[1:-1]] for line in lines if "|" in line]
-    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    parent = tmp_path_factory.mktemp("uninterrupted")
+    (parent / "text.txt").write_text(TEXT, encoding="utf-8")
+    config = small_config(parent, data=text_data(parent / "text.txt"))
+    fit(config)
+    return config

@@ -1,4 +1,4 @@
-"""The file system events of a process, as Linux reports them."""
+"""File system events below a directory, with inotify."""
 
 import ctypes
 import os
@@ -13,36 +13,36 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Watch:
-    """Counts what is created, written, closed, renamed and deleted below a directory."""
+    """Reports files that are created, written, closed, renamed or deleted below a directory."""
 
     def __init__(self, root: Path):
         self.file = _libc.inotify_init1(NONBLOCK)
-        self.folders: dict[int, Path] = {}
+        self.directories: dict[int, Path] = {}
         self._add(root)
 
-    def _add(self, folder: Path) -> None:
+    def _add(self, directory: Path) -> None:
         mask = MODIFY | CLOSE_WRITE | MOVED_TO | CREATE | DELETE
-        number = _libc.inotify_add_watch(self.file, os.fsencode(folder), mask)
-        if number < 0:  # it is gone again
+        number = _libc.inotify_add_watch(self.file, os.fsencode(directory), mask)
+        if number < 0:  # the directory was deleted
             return
-        self.folders[number] = folder
-        for path in folder.iterdir():  # what was made before the watch was there
+        self.directories[number] = directory
+        for path in directory.iterdir():  # directories that were created before the watch
             if path.is_dir():
                 self._add(path)
 
     def events(self) -> list[str]:
         """Returns a description of each event since the last call."""
         try:
-            content, at, found = os.read(self.file, 1 << 16), 0, []
+            content, position, found = os.read(self.file, 1 << 16), 0, []
         except BlockingIOError:
             return []
-        while at < len(content):
-            number, mask, _, length = struct.unpack_from("iIII", content, at)
-            name = content[at + 16 : at + 16 + length].rstrip(b"\0").decode()
-            at += 16 + length
-            if number not in self.folders:
+        while position < len(content):
+            number, mask, _, length = struct.unpack_from("iIII", content, position)
+            name = content[position + 16 : position + 16 + length].rstrip(b"\0").decode()
+            position += 16 + length
+            if number not in self.directories:
                 continue
-            path = self.folders[number] / name
+            path = self.directories[number] / name
             found.append(f"{mask:x} {path.name}")
             if mask & IS_DIRECTORY and mask & (CREATE | MOVED_TO) and path.is_dir():
                 self._add(path)

@@ -1,4 +1,4 @@
-"""The command line: its commands in processes of their own, its errors in this one."""
+"""The command line: commands run in new processes, most errors in this process."""
 
 import dataclasses
 import itertools
@@ -43,6 +43,7 @@ SMALL = [
 
 
 def train(*args):
+    """Runs ``python train.py ARGS``."""
     return subprocess.run(
         [sys.executable, "train.py", *args],
         cwd=ROOT, env=os.environ | {"COLUMNS": "80"}, capture_output=True, text=True, check=False,
@@ -67,17 +68,17 @@ def one_message(capsys):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run, and what it printed."""
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 50)
+    """The directory of a complete run, and its output."""
+    parent = tmp_path_factory.mktemp("run")
+    (parent / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 50)
     result = train(
-        "--data.path", str(folder / "text.txt"), "--workdir", str(folder / "run"), *SMALL
+        "--data.path", str(parent / "text.txt"), "--workdir", str(parent / "run"), *SMALL
     )
     assert result.returncode == 0, result.stderr
-    return folder / "run", result.stdout
+    return parent / "run", result.stdout
 
 
-def test_a_small_run_prints_progress_baselines_figures_and_a_sample(run):
+def test_a_small_run_prints_progress_baselines_metrics_and_a_sample(run):
     lines = run[1].splitlines()
     assert lines[:3] == [
         "quickstart: task text, 20 steps",
@@ -91,7 +92,7 @@ def test_a_small_run_prints_progress_baselines_figures_and_a_sample(run):
     assert "Sample from the best model" in run[1]
 
 
-def test_evaluate_prints_the_figures_of_the_run(run):
+def test_evaluate_prints_the_metrics_of_the_run(run):
     result = train("evaluate", str(run[0]))
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() in run[1]
@@ -131,14 +132,14 @@ def test_mistakes_in_other_commands_exit_with_2(args, name, capsys):
 
 
 def shown_by(help_text):
-    """From every flag to what the help says of it; boxes and line breaks left out."""
+    """Returns the help of every flag, without boxes and line breaks."""
     words = " ".join(help_text.replace("│", " ").split())
     flags = re.split(r"(?<!,) (?=--[a-z])", words)
     return {flag.split()[0].rstrip(","): flag for flag in flags}
 
 
 def every_flag(group, prefix="--"):
-    """All fields of a dataclass and of those inside it, as flags, with their values."""
+    """Yields a flag and its default for each field of a dataclass and of nested dataclasses."""
     for field in dataclasses.fields(group):
         flag, value = f"{prefix}{field.name.replace('_', '-')}", getattr(group, field.name)
         if dataclasses.is_dataclass(value):
@@ -155,7 +156,7 @@ def help_of(capsys, *args):
 
 @pytest.mark.parametrize("command", [[], ["train"]])
 @pytest.mark.parametrize("config", ["quickstart", "adding"])
-def test_help_shows_every_field_with_the_default_that_the_config_gives_it(config, command, capsys):
+def test_help_shows_every_field_with_its_default(config, command, capsys):
     path = ROOT / "configs" / f"{config}.py"
     experiment = read_config(path).config
     flags = {**dict(every_flag(experiment)), **dict(every_flag(Action()))}
@@ -190,7 +191,7 @@ def test_help_fits_80_columns(args, capsys, monkeypatch):
 
 
 def test_help_in_a_process_is_wrapped_without_ragged_lines_or_colours():
-    """How little is imported for it: ``tests/test_imports.py``."""
+    """``tests/test_imports.py`` checks what is imported for it."""
     result = train("--help-verbose")
     assert result.returncode == 0, result.stderr
     assert "\x1b" not in result.stdout
@@ -250,7 +251,7 @@ def test_mistakes_exit_with_2_and_one_message_and_write_nothing(args, name, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_without_the_trainers_packages_one_line_says_what_to_install():
+def test_without_its_packages_the_trainer_says_what_to_install():
     script = "import sys; sys.modules['tyro'] = None; import runpy; runpy.run_path('train.py')"
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
@@ -261,7 +262,7 @@ def test_without_the_trainers_packages_one_line_says_what_to_install():
     assert ".[train]" in result.stderr
 
 
-def test_a_mistake_in_a_process_of_its_own(tmp_path):
+def test_a_mistake_in_a_new_process_exits_with_2(tmp_path):
     result = train("--train.setps=4", "--workdir", str(tmp_path / "run"))
     assert (result.returncode, result.stdout) == (2, "")
     assert "--train.steps" in result.stderr
@@ -319,7 +320,7 @@ def test_a_config_that_is_not_python_exits_with_2(tmp_path, capsys):
     assert printed.count("\n") == printed.count(str(path)) == 2
 
 
-def test_a_folder_of_another_experiment_exits_with_2(run, capsys):
+def test_a_run_dir_of_another_experiment_exits_with_2(run, capsys):
     before = (run[0] / "config.json").read_bytes()
     flags = ["--data.task", "adding", "--data.sequence-length", "16", "--workdir", str(run[0])]
     assert exit_code(*flags) == 2
@@ -327,7 +328,7 @@ def test_a_folder_of_another_experiment_exits_with_2(run, capsys):
     assert (run[0] / "config.json").read_bytes() == before
 
 
-def test_a_vocabulary_that_changed_exits_with_2_and_leaves_the_run_as_it_was(run, capsys):
+def test_a_changed_vocabulary_exits_with_2_and_leaves_the_run_unchanged(run, capsys):
     text = run[0].parent / "text.txt"
     content = text.read_text()
     before = {path: path.read_bytes() for path in run[0].rglob("*") if path.is_file()}
@@ -344,7 +345,7 @@ def test_a_vocabulary_that_changed_exits_with_2_and_leaves_the_run_as_it_was(run
 
 
 def test_diverging_exits_with_1(tmp_path, capsys):
-    wild = [
+    diverging = [
         "--optimizer.name",
         "sgd",
         "--optimizer.learning-rate",
@@ -352,7 +353,7 @@ def test_diverging_exits_with_1(tmp_path, capsys):
         "--optimizer.warmup-steps",
         "0",
     ]
-    flags = [*wild, "--optimizer.clip-norm", "None", "--data.task", "adding", *SMALL]
+    flags = [*diverging, "--optimizer.clip-norm", "None", "--data.task", "adding", *SMALL]
     assert exit_code(*flags, "--workdir", str(tmp_path / "run")) == 1
     assert "optimizer.learning_rate" in capsys.readouterr().err
 
@@ -383,3 +384,37 @@ def test_flags_override_the_config_file(tmp_path):
         7,
         2,
     )
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/run", "gs://bucket/run", "hdfs://host/run"])
+def test_a_url_is_refused(tmp_path, monkeypatch, capsys, url):
+    monkeypatch.chdir(tmp_path)
+    for args in (["--workdir", url], ["--data.path", url], ["evaluate", url], ["generate", url]):
+        assert exit_code(*args) == 2
+        message = one_message(capsys)
+        assert url in message
+        assert "rclone sync" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_url_is_refused_before_anything_is_imported():
+    script = (
+        "import sys; sys.modules['flax'] = None\n"
+        "from pathlib import Path; from lstm_jax.training.cli import main\n"
+        "sys.exit(main(['evaluate', 's3://b/run'], Path('configs/quickstart.py')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "s3://b/run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_the_file_system_is_one_line(tmp_path, capsys):
+    name = str(tmp_path / ("x" * 300))
+    for args in (["--workdir", name], ["--data.path", name], [name], ["evaluate", name]):
+        assert exit_code(*args) in (1, 2)
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1

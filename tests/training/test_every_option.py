@@ -1,7 +1,7 @@
 """Every option of ``data``, ``model``, ``optimizer`` and ``train`` has an effect.
 
-A case changes one option, and says where the effect is looked for: in the batches, in the compiled
-program, in the initial parameters, in the learning rates, or in what a run leaves behind.
+A case changes one option, and names a function that shows the effect: in the batches, the compiled
+program, the initial parameters, the learning rates, or the metrics and checkpoints of a run.
 """
 
 import dataclasses
@@ -38,14 +38,14 @@ TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A small language model, and other data beside it."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
-    (folder / "other.txt").write_text(TEXT[5:] + TEXT[:5], encoding="utf-8")
-    write_images(folder / "images")
+    """An experiment with a small language model. Its directory holds other data, too."""
+    directory = tmp_path_factory.mktemp("data")
+    (directory / "text.txt").write_text(TEXT, encoding="utf-8")
+    (directory / "other.txt").write_text(TEXT[5:] + TEXT[:5], encoding="utf-8")
+    write_images(directory / "images")
     return Experiment(
         model=Model(hidden_size=4, embedding_size=3),
-        data=Data(path=folder / "text.txt", batch_size=4, sequence_length=6, eval_sequences=8),
+        data=Data(path=directory / "text.txt", batch_size=4, sequence_length=6, eval_sequences=8),
         optimizer=Optimizer(learning_rate=0.1, warmup_steps=2),
         train=Train(steps=8, log_every=2, eval_every=2, checkpoint_every=2, steps_per_dispatch=2),
         sample=Sample(length=5),
@@ -58,7 +58,7 @@ def arrays(tree):
 
 
 def batches(config):
-    """The first batches and the validation data."""
+    """Returns the first batches and the validation set."""
     dataset = make_dataset(config)
     rows = np.arange(config.data.batch_size)
     if dataset.batch is None:
@@ -67,38 +67,38 @@ def batches(config):
 
 
 def program(config):
-    """The compiled training step, as text."""
+    """Returns the lowered training step, as text."""
     dataset = make_dataset(config)
     rows = np.arange(config.data.batch_size)
-    made = make_program(config, dataset, jax.devices())
-    some = None
+    program = make_program(config, dataset, jax.devices())
+    batches = None
     if dataset.batch is not None:
         n = config.train.steps_per_dispatch
-        some = jax.tree.map(lambda a: np.stack([a] * n), dataset.batch(0, rows))
-    with jax.set_mesh(made.layout.mesh):
-        return made.train_steps.lower(made.state, some).as_text()
+        batches = jax.tree.map(lambda a: np.stack([a] * n), dataset.batch(0, rows))
+    with jax.set_mesh(program.layout.mesh):
+        return program.train_steps.lower(program.state, batches).as_text()
 
 
 def initial(config):
-    """The initial training state."""
+    """Returns the initial training state."""
     return arrays(make_program(config, make_dataset(config), jax.devices()).init())
 
 
 def rates(config):
-    """The learning rate of every step."""
+    """Returns the learning rate of every step."""
     schedule = make_schedule(config.optimizer, config.train)
     return [float(schedule(step)) for step in range(config.train.steps)]
 
 
 def run(config):
-    """The metrics, checkpoints and models that a run leaves behind."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = dataclasses.replace(config, workdir=Path(folder) / "run")
+    """Returns the metrics of a run, and the steps of its checkpoints and best models."""
+    with tempfile.TemporaryDirectory() as directory:
+        config = dataclasses.replace(config, workdir=Path(directory) / "run")
         fit(config, hooks=None if config.train.patience else [])
         run_dir = RunDir(config.run_dir)
-        kept = [sorted(p.name for p in run_dir.file(f).iterdir()) for f in ("checkpoints", "best")]
+        steps = [sorted(p.name for p in run_dir.file(f).iterdir()) for f in ("checkpoints", "best")]
         lines = [{k: v for k, v in line.items() if k not in MACHINE} for line in run_dir.metrics()]
-        return lines, kept
+        return lines, steps
 
 
 WORDS = {"data.unit": "word"}
@@ -109,7 +109,7 @@ PLATEAU = {"optimizer.schedule": "plateau"}
 FLAT = {"optimizer.learning_rate": 1e-30}
 
 CASES = {
-    # option: the value, where the effect is, and options that differ from the base in both
+    # option: (value, function that shows the effect, other options in both experiments)
     "data.task": ("adding", batches, {"data.path": None}),
     "data.path": ("other.txt", batches, {}),
     "data.unit": ("word", batches, {}),
@@ -157,7 +157,7 @@ CASES = {
 
 
 def changed(base, changes):
-    """The experiment with changes; files are those beside the text."""
+    """Returns the experiment with changes. Paths are relative to the directory of the text."""
     path = changes.get("data.path")
     files = {"data.path": base.data.path.parent / path} if path is not None else {}
     return apply(base, changes | files)
@@ -178,7 +178,7 @@ def test_an_option_has_an_effect(base, option):
 
 @pytest.mark.parametrize("observe", [batches, program, initial, rates, run])
 def test_without_a_change_nothing_differs(base, observe):
-    """The test above can fail."""
+    """Shows that the test above can fail."""
     assert observe(base) == observe(changed(base, {}))
 
 

@@ -1,4 +1,4 @@
-"""The additions of docs/extending.md touch as many files as CONTRIBUTING.md says, and work."""
+"""The additions of docs/extending.md work, and change as many files as CONTRIBUTING.md says."""
 
 import os
 import re
@@ -31,19 +31,20 @@ print("metrics", sorted(fit(config, hooks=[])))
 
 
 def section(title):
-    """The fenced blocks below a heading of docs/extending.md."""
+    """Returns the fenced blocks below a heading of docs/extending.md."""
     text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     content = re.search(rf"^## {title}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
     return re.findall(r"^```text\n(.*?)^```$", content, re.MULTILINE | re.DOTALL)
 
 
-def said(addition):
-    """The number of files that CONTRIBUTING.md says."""
+def documented_count(addition):
+    """Returns the number of files in the table of CONTRIBUTING.md."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     return int(re.search(rf"^\| {addition} \| (\d+) \|", text, re.MULTILINE)[1])
 
 
 def add_row(package, addition, row):
+    """Adds a row at the start of the table for an addition."""
     path = package / FILES.get(addition, "training/registry.py")
     content, table = path.read_text(), TABLES[addition]
     assert content.count(table) == 1
@@ -62,8 +63,9 @@ def contents(package):
     return {p: p.read_bytes() for p in package.rglob("*.py")}
 
 
-def test_additions_touch_the_files_that_are_said_and_work(package):
+def test_the_documented_additions_touch_the_documented_number_of_files(package):
     def count(add):
+        """Returns the number of files that a function changes."""
         before = contents(package)
         add()
         after = contents(package)
@@ -76,9 +78,13 @@ def test_additions_touch_the_files_that_are_said_and_work(package):
         (package / "training/data/parity.py").write_text(module)
         add_row(package, "a task", task)
 
-    assert count(add_task) == said("a task")
-    assert count(lambda: add_row(package, "an optimizer", optimizer)) == said("an optimizer")
-    assert count(lambda: add_row(package, "a sharding rule", rule)) == said("a sharding rule")
+    assert count(add_task) == documented_count("a task")
+    assert count(lambda: add_row(package, "an optimizer", optimizer)) == documented_count(
+        "an optimizer"
+    )
+    assert count(lambda: add_row(package, "a sharding rule", rule)) == documented_count(
+        "a sharding rule"
+    )
     environment = os.environ | {"PYTHONPATH": str(package.parent), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", TRAIN], cwd=package.parent, env=environment,

@@ -1,16 +1,12 @@
-"""Resuming: invalid lines, missing checksums, moved data, full disks, locks, schedules."""
+"""Resumed runs: equal to uninterrupted ones; missing and corrupt files, moved data, changed settings."""
 
-import contextlib
 import dataclasses
-import errno
 import json
 import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -18,140 +14,248 @@ import pytest
 from lstm_jax.training import start
 from lstm_jax.training.checkpointing.checkpoints import steps_in
 from lstm_jax.training.checkpointing.run_checkpoints import RunCheckpoints
-from lstm_jax.training.cli import main
-from lstm_jax.training.config import ConfigError, Data, Optimizer, Sample, Train
-from lstm_jax.training.data.tokens import read_tokens
-from lstm_jax.training.errors import RunError
-from lstm_jax.training.hooks import Console
-from lstm_jax.training.inference import evaluate, load
+from lstm_jax.training.config import (
+    ConfigError,
+    Data,
+    Optimizer,
+    Sample,
+    Train,
+)
+from lstm_jax.training.data import text_files, tokens
+from lstm_jax.training.inference import load
 from lstm_jax.training.loop import fit
-from lstm_jax.training.optimizer import learning_rate, make_optimizer, make_schedule
-from lstm_jax.training.run_dir import RunDir, directory
-from lstm_jax.training.run_dir.lock import LOCK, SOFT_LOCK, locked
-from lstm_jax.training.run_dir.samples import entry, split
+from lstm_jax.training.run import Run
+from lstm_jax.training.run_dir import directory
 from tests.cases import nightly
-from tests.training.checkpointing.test_damage import content
-from tests.training.test_kill import everything, silently
-from tests.training.test_loop import figures, new_directory, small, text_data
-from tests.training.test_reliability import ask_to_stop_in, corrupt, disk, events, whole
+from tests.training.runs import (
+    corrupt_checkpoint,
+    events,
+    file_contents,
+    fit_silently,
+    fit_until_signal,
+    latest_step,
+    learning_rates,
+    logged_metrics,
+    outcome,
+    same_metrics_and_params,
+    small_config,
+    text_data,
+)
 
-__all__ = ["disk", "whole"]  # fixtures
 STRICT = False
 
 
-def stopped(whole, folder, monkeypatch, where="step", after=9):
-    """A copy of a run that a signal stopped, by default after step 18 of 24."""
-    experiment = dataclasses.replace(whole, workdir=folder)
+class Stop(Exception):
+    """Raised in a run to interrupt it."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("generated", 2),  # nothing was saved yet
+        ("text", 20),
+        ("arrays", 14),
+        *nightly(("generated", 8), ("generated", 14), ("generated", 24), ("text", 10)),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, text, monkeypatch, case):
+    kind, last = case
+    np.savez(tmp_path / "own.npz", inputs=np.random.default_rng(0).standard_normal((30, 5, 2)))
+    data = {
+        "generated": small_config(tmp_path).data,
+        "text": text_data(text),
+        "arrays": Data(task="arrays", path=tmp_path / "own.npz", batch_size=4),
+    }[kind]
+    uninterrupted, resumed = (
+        small_config(tmp_path, name, data=data) for name in ("uninterrupted", "resumed")
+    )
+    fit(uninterrupted)
+
+    all_batches = Run.batches
+
+    def batches_until_last(self):
+        for done, batches in all_batches(self):
+            yield done, batches
+            if done == last:
+                raise Stop
+
     with monkeypatch.context() as patch:
-        ask_to_stop_in(patch, where, signal.SIGTERM, after)
-        fit(experiment)
-    return experiment
+        patch.setattr(Run, "batches", batches_until_last)
+        if last < 24:
+            with pytest.raises(Stop):
+                fit(resumed)
+    if last < 24:
+        with (resumed.run_dir / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 23, "train/lo')  # as a kill in the middle of a line leaves it
+    fit(resumed)
+    for name in ("checkpoints", "best"):
+        assert latest_step(resumed, name) == latest_step(uninterrupted, name)
+    assert same_metrics_and_params(resumed, uninterrupted)
 
 
-# checkpoints
+def test_a_complete_run_resumes_with_more_steps(tmp_path):
+    experiment = small_config(tmp_path)
+    fit(experiment)
+    fit(dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=32)))
+    assert logged_metrics(experiment)[-1]["step"] == 32
 
 
-def test_without_checksums_a_run_is_resumed_with_a_warning(tmp_path, whole, monkeypatch, capsys):
-    """Small files are left out by some tools that copy directories."""
-    run = stopped(whole, tmp_path / "run", monkeypatch)
+def test_a_dispatch_must_start_at_the_step_to_resume_from(tmp_path):
+    """Otherwise a dispatch would pass the last step, or an evaluation."""
+    experiment = small_config(tmp_path)
+    fit(experiment)
+    longer = dataclasses.replace(
+        experiment.train,
+        steps=48,
+        steps_per_dispatch=16,
+        log_every=16,
+        eval_every=16,
+        checkpoint_every=16,
+    )
+    with pytest.raises(ConfigError, match=r"train\.steps_per_dispatch.*\b24\b.*\b16\b"):
+        fit(dataclasses.replace(experiment, train=longer))
+
+
+def test_a_large_text_is_not_read_again_on_resume(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tokens, "LARGE", 0)
+    constant = Optimizer(warmup_steps=2, schedule="constant")
+    runs = [small_config(tmp_path, n, data=text_data(text), optimizer=constant) for n in ("a", "b")]
+    fit(runs[0])
+    monkeypatch.setattr(text_files, "_raw_blocks", None)  # from here on, the text cannot be read
+    fit(dataclasses.replace(runs[1], train=dataclasses.replace(runs[1].train, steps=8)))
+    fit(runs[1])
+    last = [[line for line in logged_metrics(run) if line["step"] == 24] for run in runs]
+    assert last[0] == last[1]
+
+
+def test_a_run_resumes_with_a_changed_learning_rate(tmp_path, capsys):
+    experiment = small_config(tmp_path)
+    fit(experiment)
+    slower = dataclasses.replace(
+        experiment,
+        optimizer=dataclasses.replace(experiment.optimizer, learning_rate=1e-4),
+        train=dataclasses.replace(experiment.train, steps=32),
+    )
+    fit(slower)
+    assert "changed: optimizer.learning_rate was 0.006, now 0.0001" in capsys.readouterr().out
+    assert (
+        "optimizer.learning_rate was 0.006, now 0.0001; train.steps was 24, now 32"
+        in events(experiment)[2]
+    )
+
+
+def test_a_run_without_checksums_resumes_with_a_warning(
+    tmp_path, uninterrupted, monkeypatch, capsys
+):
+    """Some tools leave out small files when they copy directories."""
+    run = fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch)
     for path in run.run_dir.glob("*/*/notes"):
         shutil.rmtree(path)
-    before = figures(run)
+    before = logged_metrics(run)
     fit(run)
     printed = capsys.readouterr().out
     assert "resuming from step 18" in printed
     assert printed.count("has no checksums") == 2
-    assert figures(run)[: len(before)] == before
-    assert everything(run)["best"] == everything(whole)["best"]
+    assert logged_metrics(run)[: len(before)] == before
+    assert outcome(run)["best"] == outcome(uninterrupted)["best"]
 
 
-def test_where_no_checkpoint_can_be_restored_nothing_is_touched(
-    tmp_path, whole, monkeypatch, capsys
+def test_nothing_changes_if_no_checkpoint_can_be_restored(
+    tmp_path, uninterrupted, monkeypatch, capsys
 ):
-    run = stopped(whole, tmp_path / "run", monkeypatch)
+    run = fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch)
     for step in steps_in(run.run_dir / "checkpoints"):
-        corrupt(run.run_dir / "checkpoints" / str(step))
-    before = content(run.run_dir)
+        corrupt_checkpoint(run.run_dir / "checkpoints" / str(step))
+    before = file_contents(run.run_dir)
     with pytest.raises(ConfigError, match=r"checkpoints.*\b18: .*\b16: .*[Nn]othing was changed"):
         fit(run)
-    assert content(run.run_dir) == before
+    assert file_contents(run.run_dir) == before
 
 
-def test_all_models_are_corrupt_and_the_run_makes_one_again(tmp_path, whole, monkeypatch, capsys):
-    run = stopped(whole, tmp_path / "run", monkeypatch, "evaluation", 5)  # the report's
+def test_a_run_whose_best_models_are_corrupt_saves_one_again(
+    tmp_path, uninterrupted, monkeypatch, capsys
+):
+    final_evaluation = 5
+    run = fit_until_signal(
+        uninterrupted, tmp_path / "run", monkeypatch, "evaluation", final_evaluation
+    )
     for step in steps_in(run.run_dir / "best"):
-        corrupt(run.run_dir / "best" / str(step))
+        corrupt_checkpoint(run.run_dir / "best" / str(step))
     fit(run)
     assert load(run.run_dir).step == 24
     assert len(list((run.run_dir / "best").glob("*.corrupt"))) == 3
-    assert everything(run)["metrics"] == everything(whole)["metrics"]
+    assert outcome(run)["metrics"] == outcome(uninterrupted)["metrics"]
 
 
-def killed_when_a_model_is_saved(experiment):
+def fit_and_kill_at_a_best_model(experiment):
+    """Trains until a best model is being saved, then kills this process."""
     offer = RunCheckpoints.save_if_best
 
-    def offered(*args):
+    def offer_and_kill(*args):
         offer(*args)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    RunCheckpoints.save_if_best = offered
-    silently(experiment)
+    RunCheckpoints.save_if_best = offer_and_kill
+    fit_silently(experiment)
 
 
-def test_the_best_model_is_on_the_disk_before_a_line_says_so(tmp_path, whole, monkeypatch):
-    """Stopped in the last evaluation, then killed while its model is written."""
-    run = stopped(whole, tmp_path / "run", monkeypatch, "evaluation", 4)
-    assert figures(run)[-1] == figures(whole)[-2]
+def test_the_best_model_is_on_disk_before_its_metrics_are_logged(
+    tmp_path, uninterrupted, monkeypatch
+):
+    """Stops the run in the last evaluation, then kills it while the best model is written."""
+    run = fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch, "evaluation", 4)
+    assert logged_metrics(run)[-1] == logged_metrics(uninterrupted)[-2]
     context = multiprocessing.get_context("forkserver")
-    child = context.Process(target=killed_when_a_model_is_saved, args=(run,))
+    child = context.Process(target=fit_and_kill_at_a_best_model, args=(run,))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
     fit(run)
-    assert everything(run) == everything(whole)
+    assert outcome(run) == outcome(uninterrupted)
 
 
-def test_the_best_model_of_every_checkpoint_is_kept(tmp_path):
-    """A resume from the oldest checkpoint has a model of that time, however many came later."""
-    many = Train(
+def test_an_older_checkpoint_resumes_with_its_best_model(tmp_path):
+    """The best model of a checkpoint is kept, even if ``keep_best`` later models are better."""
+    train = Train(
         steps=48, log_every=4, eval_every=4, checkpoint_every=16, steps_per_dispatch=4, keep_best=1
     )
     fast = Optimizer(learning_rate=0.03, warmup_steps=0, schedule="constant")
-    run = small(tmp_path, train=many, optimizer=fast)
+    run = small_config(tmp_path, train=train, optimizer=fast)
     fit(run)
     models, states = (steps_in(run.run_dir / name) for name in ("best", "checkpoints"))
     assert states == [48, 32]
     assert min(models) <= 32
-    for state in states[:1]:
-        corrupt(run.run_dir / "checkpoints" / str(state))
-    longer = dataclasses.replace(run, train=dataclasses.replace(many, steps=64, patience=1))
+    corrupt_checkpoint(run.run_dir / "checkpoints" / "48")
+    longer = dataclasses.replace(run, train=dataclasses.replace(train, steps=64, patience=1))
     fit(longer)
-    losses = [line["eval/loss"] for line in figures(longer) if "eval/loss" in line]
+    losses = [line["eval/loss"] for line in logged_metrics(longer) if "eval/loss" in line]
     assert load(run.run_dir).step == 4 * (1 + int(np.argmin(losses)))
 
 
-def test_a_second_signal_in_the_evaluation_that_a_resume_repeats(tmp_path, whole, monkeypatch):
-    run = stopped(whole, tmp_path / "run", monkeypatch, "evaluation", 2)  # after step 12
+def test_a_second_signal_in_the_repeated_evaluation(tmp_path, uninterrupted, monkeypatch):
+    second = 2  # the evaluation of step 12
+    run = fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch, "evaluation", second)
     for _ in range(2):
-        stopped(whole, tmp_path / "run", monkeypatch, "evaluation", 1)
+        fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch, "evaluation", 1)
         assert events(run)[-1] == "stopped by SIGTERM"
-        assert figures(run)[-1]["step"] == 12
+        assert logged_metrics(run)[-1]["step"] == 12
     fit(run)
-    assert everything(run) == everything(whole)
+    assert outcome(run) == outcome(uninterrupted)
 
 
-def test_fewer_steps_than_were_done(tmp_path, whole, monkeypatch):
-    """The checkpoint was not evaluated before, and its step is no multiple of eval_every."""
-    run = stopped(whole, tmp_path / "run", monkeypatch, after=2)
+def test_a_run_finishes_with_fewer_steps_than_its_checkpoint(tmp_path, uninterrupted, monkeypatch):
+    """The step of the checkpoint is not a multiple of ``eval_every``, so it is evaluated first."""
+    run = fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch, call=2)
     fit(dataclasses.replace(run, train=dataclasses.replace(run.train, steps=2, checkpoint_every=4)))
     assert load(run.run_dir).step == 4
 
 
-def test_what_other_settings_will_not_make_again_is_renamed(tmp_path, whole, monkeypatch, capsys):
-    """A corrupt checkpoint, and a resume from the one before with another learning rate."""
-    run = dataclasses.replace(whole, workdir=tmp_path / "run")
-    shutil.copytree(whole.run_dir, run.run_dir)
-    corrupt(run.run_dir / "checkpoints" / "24")
+def test_later_results_of_other_settings_are_renamed(tmp_path, uninterrupted, monkeypatch, capsys):
+    """Resumes from the previous checkpoint with another learning rate, as the latest is corrupt."""
+    run = dataclasses.replace(uninterrupted, workdir=tmp_path / "run")
+    shutil.copytree(uninterrupted.run_dir, run.run_dir)
+    corrupt_checkpoint(run.run_dir / "checkpoints" / "24")
     slower = dataclasses.replace(run.optimizer, learning_rate=1e-5)
     fit(dataclasses.replace(run, optimizer=slower))
     assert (run.run_dir / "best" / "24.superseded").is_dir()
@@ -163,11 +267,11 @@ def test_what_other_settings_will_not_make_again_is_renamed(tmp_path, whole, mon
     )
 
 
-def test_killed_before_what_other_settings_made_is_renamed(tmp_path, whole, monkeypatch):
-    """The same command still knows that the settings have changed."""
-    experiment = dataclasses.replace(whole, workdir=tmp_path / "run")
-    shutil.copytree(whole.run_dir, experiment.run_dir)
-    corrupt(experiment.run_dir / "checkpoints" / "24")
+def test_later_results_are_renamed_after_an_interruption(tmp_path, uninterrupted, monkeypatch):
+    """The resume is interrupted before the renaming; the next one still finds the changed setting."""
+    experiment = dataclasses.replace(uninterrupted, workdir=tmp_path / "run")
+    shutil.copytree(uninterrupted.run_dir, experiment.run_dir)
+    corrupt_checkpoint(experiment.run_dir / "checkpoints" / "24")
     slower = dataclasses.replace(experiment.optimizer, learning_rate=1e-5)
     experiment = dataclasses.replace(experiment, optimizer=slower)
 
@@ -183,115 +287,97 @@ def test_killed_before_what_other_settings_made_is_renamed(tmp_path, whole, monk
 
 
 def replace_by_file(path):
+    """Replaces a directory by an empty file."""
     shutil.rmtree(path)
     path.write_text("")
 
 
 def replace_by_dangling_link(path):
+    """Replaces a directory by a link to a path that does not exist."""
     shutil.rmtree(path)
     path.symlink_to("nowhere")
 
 
-@pytest.mark.parametrize("harm", [shutil.rmtree, replace_by_file, replace_by_dangling_link])
+@pytest.mark.parametrize("break_", [shutil.rmtree, replace_by_file, replace_by_dangling_link])
 @pytest.mark.parametrize("name", ["checkpoints", "best"])
-def test_a_directory_of_checkpoints_that_is_gone(tmp_path, whole, monkeypatch, harm, name):
-    run = stopped(whole, tmp_path / "run", monkeypatch)
-    harm(run.run_dir / name)
-    before = content(run.run_dir)
-    if name == "best" and harm is shutil.rmtree:  # they are made again
+def test_a_run_without_its_checkpoint_directory(tmp_path, uninterrupted, monkeypatch, break_, name):
+    run = fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch)
+    break_(run.run_dir / name)
+    before = file_contents(run.run_dir)
+    if name == "best" and break_ is shutil.rmtree:  # models are saved again
         fit(run)
         assert load(run.run_dir).step == 24
         return
     with pytest.raises(ConfigError, match=rf"workdir.*{run.run_dir / name}.*--workdir"):
         fit(run)
-    assert content(run.run_dir) == before
-
-
-# metrics and samples
+    assert file_contents(run.run_dir) == before
 
 
 @pytest.mark.parametrize(
     "line", [b"", b"\xff", *nightly(b"garbage", b"[1]", b'{"step": "a"}', b'{"a": 1}')]
 )
-def test_a_bad_line_of_metrics_is_moved_aside(tmp_path, whole, monkeypatch, capsys, line):
-    run = stopped(whole, tmp_path / "run", monkeypatch)
+def test_an_invalid_line_of_metrics_is_moved(tmp_path, uninterrupted, monkeypatch, capsys, line):
+    run = fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch)
     path = run.run_dir / "metrics.jsonl"
     first, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(first + b"\n" + line + b"\n" + rest)
     fit(run)
-    assert figures(run) == figures(whole)
+    assert logged_metrics(run) == logged_metrics(uninterrupted)
     assert re.search(r"warning: .*metrics\.jsonl.*\b1 invalid line\b", capsys.readouterr().out)
     assert path.with_name("metrics.jsonl.corrupt").read_bytes() == line + b"\n"
 
 
-def test_a_byte_order_mark_and_an_incomplete_last_line(tmp_path, whole, monkeypatch, capsys):
-    run = stopped(whole, tmp_path / "run", monkeypatch)
+def test_a_byte_order_mark_and_an_incomplete_last_line_are_skipped(
+    tmp_path, uninterrupted, monkeypatch, capsys
+):
+    run = fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch)
     path = run.run_dir / "metrics.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b'{"step": 20, "tr')
     fit(run)
-    assert figures(run) == figures(whole)
+    assert logged_metrics(run) == logged_metrics(uninterrupted)
     assert "warning" not in capsys.readouterr().out
 
 
-def test_samples_that_look_like_headings_and_have_carriage_returns(tmp_path, text, monkeypatch):
+def test_samples_with_headings_and_carriage_returns_are_restored(tmp_path, text, monkeypatch):
     text.write_bytes(text.read_bytes().replace(b". ", b".\r\n=== step 6\r"))
     prompt = Sample(prompt="=== step 12\n\r=== step 5 ", length=20)
-    run = small(tmp_path, "run", data=text_data(text), sample=prompt)
+    run = small_config(tmp_path, "run", data=text_data(text), sample=prompt)
     fit(run)
-    again = stopped(run, tmp_path / "again", monkeypatch)
-    fit(again)
-    samples = [(r.run_dir / "samples.txt").read_bytes() for r in (run, again)]
+    resumed = fit_until_signal(run, tmp_path / "resumed", monkeypatch)
+    fit(resumed)
+    samples = [(r.run_dir / "samples.txt").read_bytes() for r in (run, resumed)]
     assert samples[0] == samples[1]
     assert samples[0].count(b"\\=== step 12\n\r=== step 5 ") == 4
 
 
-def test_an_incomplete_heading_of_a_sample_is_dropped():
-    """A full disk cut it off; its step must not be read from it."""
-    whole = entry(4, "a").encode()
-    for end in range(len(b"=== step 40")):
-        assert split(whole + b"=== step 40"[:end], lambda step: step <= 4) == (b"", whole)
-
-
-@pytest.mark.parametrize("left", [[LOCK], [LOCK, "config.json.new"], [LOCK, SOFT_LOCK]])
-def test_killed_while_the_directory_was_created(tmp_path, left):
-    run = small(tmp_path)
-    run.run_dir.mkdir()
-    for name in left:
-        (run.run_dir / name).write_text('{"nam' if name == "config.json.new" else "")
-    assert fit(run) is not None
-
-
-# data
-
-
-def test_data_that_moved_is_found_by_its_content(tmp_path, text, monkeypatch, capsys):
-    whole = small(tmp_path, "whole", data=text_data(text))
-    fit(whole)
-    run = stopped(whole, tmp_path / "run", monkeypatch)
+def test_a_run_resumes_with_moved_data(tmp_path, text, monkeypatch, capsys):
+    uninterrupted = small_config(tmp_path, "uninterrupted", data=text_data(text))
+    fit(uninterrupted)
+    run = fit_until_signal(uninterrupted, tmp_path / "run", monkeypatch)
     moved = text.with_name("moved.txt")
     text.rename(moved)
     run = dataclasses.replace(run, data=dataclasses.replace(run.data, path=moved))
     fit(run)
     assert f"data.path was {text}, now {moved}" in capsys.readouterr().out
-    assert everything(run) == everything(whole)
+    assert outcome(run) == outcome(uninterrupted)
     assert "complete" in (fit(run) and capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("task", ["arrays", "text"])
-def test_other_data_in_another_place_is_refused(tmp_path, text, task):
-    """Also where only what is trained on differs."""
+def test_other_data_at_another_path_is_refused(tmp_path, text, task):
+    """Detects a change of the training data, too."""
     if task == "arrays":
         xs = np.random.default_rng(0).standard_normal((30, 5, 2)).astype(np.float32)
-        one, other = tmp_path / "one.npz", tmp_path / "other.npz"
-        np.savez(one, inputs=xs)
+        path, other = tmp_path / "one.npz", tmp_path / "other.npz"
+        np.savez(path, inputs=xs)
         changed = [xs.copy() for _ in range(30)]
         for n, array in enumerate(changed):
             array[n, 0] += 1
-        data = Data(task="arrays", path=one, batch_size=4)
+        data = Data(task="arrays", path=path, batch_size=4)
     else:
-        one, other = text, text.with_name("other.txt")
-        data, changed = text_data(text), None
-    run = small(tmp_path, "run", data=data)
+        path, other = text, text.with_name("other.txt")
+        data, changed = text_data(path), None
+    run = small_config(tmp_path, "run", data=data)
     fit(run)
     for n in range(30 if changed else 1):
         if changed:
@@ -303,135 +389,36 @@ def test_other_data_in_another_place_is_refused(tmp_path, text, task):
             fit(moved)
 
 
-def test_evaluate_takes_the_place_of_the_data(tmp_path, text, capsys):
-    run = small(tmp_path, "run", data=text_data(text))
+def test_a_jump_of_the_learning_rate_is_reported_and_decay_steps_avoids_it(tmp_path, capsys):
+    run = small_config(tmp_path)
     fit(run)
-    lines = list(evaluate(run.run_dir))
-    moved = text.rename(text.with_name("moved.txt"))
-    with pytest.raises(ConfigError, match=r"data\.path"):
-        list(evaluate(run.run_dir))
-    capsys.readouterr()
-    assert main(["evaluate", str(run.run_dir), "--data.path", str(moved)], moved) == 0
-    assert capsys.readouterr().out.splitlines() == lines
-    moved.write_text(moved.read_text().upper())
-    assert main(["evaluate", str(run.run_dir), "--data.path", str(moved)], moved) == 2
-
-
-def zero(path):
-    path.with_suffix(".ids").write_bytes(bytes(path.with_suffix(".ids").stat().st_size))
-
-
-def out_of_range(path):
-    """Ids and their hash, but of a larger vocabulary."""
-    found = json.loads(path.read_text())
-    found["symbols"] = found["symbols"][:5]
-    path.write_text(json.dumps(found))
-
-
-def one_symbol(path):
-    path.write_text(path.read_text().replace('"q"', '"Q"'))
-
-
-@pytest.mark.parametrize("harm", [zero, out_of_range, one_symbol])
-def test_cached_ids_are_verified(text, cache, monkeypatch, harm):
-    first = read_tokens(Data(path=text))
-    ids = np.asarray(first.train).tolist()
-    (path,) = (cache / "ids").glob("*.json")
-    harm(path)
-    again = read_tokens(Data(path=text))
-    assert np.asarray(again.train).tolist() == ids
-    assert again.vocabulary == first.vocabulary
-
-
-# the schedule
-
-
-def rates(run):
-    lines = figures(run)
-    return {m["step"]: m["train/learning_rate"] for m in lines if "train/learning_rate" in m}
-
-
-@pytest.mark.parametrize("schedule", ["cosine", *nightly("constant", "linear")])
-def test_the_learning_rate_is_logged(tmp_path, schedule):
-    run = small(tmp_path, optimizer=Optimizer(warmup_steps=2, schedule=schedule))
-    fit(run)
-    rate = make_schedule(run.optimizer, run.train)
-    assert rates(run) == {s: pytest.approx(float(rate(s - 1)), rel=1e-5) for s in range(4, 25, 4)}
-
-
-@pytest.mark.parametrize("name", ["lion", *nightly("adam", "sgd", "rmsprop")])
-def test_the_learning_rate_of_plateaus(tmp_path, name):
-    flat = Optimizer(
-        name=name, learning_rate=1e-30, warmup_steps=0, schedule="plateau", plateau_patience=1
-    )
-    run = small(tmp_path, optimizer=flat)
-    fit(run)
-    logged = list(rates(run).values())
-    assert logged[0] == pytest.approx(1e-30)
-    assert logged[-1] < 0.6 * logged[0]
-
-
-def test_the_learning_rate_is_that_of_the_update():
-    """Also where a plateau lowers it in this very update."""
-    settings = Optimizer(
-        name="sgd", learning_rate=0.5, momentum=0.0, warmup_steps=3, schedule="plateau",
-        plateau_patience=1, clip_norm=None,
-    )  # fmt: skip
-    run = Train(steps=30, log_every=2, eval_every=2, checkpoint_every=2, steps_per_dispatch=2)
-    optimizer, schedule = make_optimizer(settings, run), make_schedule(settings, run)
-    params = {"w": np.ones(1, np.float32)}
-    state, logged = optimizer.init(params), []
-    for _ in range(12):
-        updates, after = optimizer.update(params, state, params, value=1.0)
-        logged.append(float(learning_rate(schedule, state, after)))
-        assert -float(updates["w"][0]) == pytest.approx(logged[-1])
-        state = after
-    assert logged[3] == 0.25  # 0.5, halved
-    assert 0 < logged[-1] < 0.1
-
-
-def test_a_jump_of_the_learning_rate_is_said_and_a_flag_avoids_it(tmp_path, capsys):
-    run = small(tmp_path)
-    fit(run)
-    shutil.copytree(run.run_dir, tmp_path / "kept")
+    shutil.copytree(run.run_dir, tmp_path / "copy")
     longer = dataclasses.replace(run, train=dataclasses.replace(run.train, steps=48))
     fit(longer)
-    said = r"the learning rate at step 24 was 0, now 0\.0032.*--optimizer\.decay-steps 24\b"
-    assert re.search(f"changed: {said}", capsys.readouterr().out)
-    assert re.search(said, events(run)[2])
-    assert rates(longer)[28] > 1e-3
+    message = r"the learning rate at step 24 was 0, now 0\.0032.*--optimizer\.decay-steps 24\b"
+    assert re.search(f"changed: {message}", capsys.readouterr().out)
+    assert re.search(message, events(run)[2])
+    assert learning_rates(longer)[28] > 1e-3
 
-    kept = dataclasses.replace(
+    unchanged = dataclasses.replace(
         longer,
-        workdir=tmp_path / "kept",
+        workdir=tmp_path / "copy",
         optimizer=dataclasses.replace(run.optimizer, decay_steps=24),
     )
-    fit(kept)  # at the end of its schedule
+    fit(unchanged)  # the schedule is at its end
     assert "learning rate" not in capsys.readouterr().out
-    assert rates(kept)[48] == 0
-
-
-def test_decay_steps_needs_a_schedule_that_decays():
-    with pytest.raises(ConfigError, match=r"optimizer\.decay_steps.*constant.*\b9\b"):
-        Optimizer(schedule="constant", decay_steps=9)
-    with pytest.raises(ConfigError, match=r"optimizer\.decay_steps.*\b0\b"):
-        Optimizer(decay_steps=0)
-    rate = make_schedule(Optimizer(decay_steps=10, warmup_steps=0, schedule="linear"), Train())
-    np.testing.assert_allclose([rate(5), rate(10), rate(99)], [3e-3, 0, 0], rtol=1e-6)
-
-
-# complete runs
+    assert learning_rates(unchanged)[48] == 0
 
 
 def test_a_complete_run_is_not_changed(tmp_path, text, capsys):
-    run = small(tmp_path, data=text_data(text))
+    run = small_config(tmp_path, data=text_data(text))
     result = fit(run)
     before = {
         p: (p.read_bytes(), p.stat().st_mtime_ns) for p in run.run_dir.rglob("*") if p.is_file()
     }
-    shown = dataclasses.replace(run, sample=Sample(prompt="fox", length=9))
+    other_sample = dataclasses.replace(run, sample=Sample(prompt="fox", length=9))
     capsys.readouterr()
-    for again in (run, shown):
+    for again in (run, other_sample):
         assert fit(again) == result
         assert re.search(
             rf"{run.run_dir} is complete\. Best checkpoint: step \d+", capsys.readouterr().out
@@ -441,8 +428,8 @@ def test_a_complete_run_is_not_changed(tmp_path, text, capsys):
     }
 
 
-def test_killed_when_a_longer_run_starts_it_is_not_complete(tmp_path, monkeypatch):
-    experiment = small(tmp_path)
+def test_a_run_interrupted_when_it_is_extended_is_incomplete(tmp_path, monkeypatch):
+    experiment = small_config(tmp_path)
     fit(experiment)
     longer = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=32))
 
@@ -450,149 +437,19 @@ def test_killed_when_a_longer_run_starts_it_is_not_complete(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(directory, "environment", interrupt)  # config.json was just written
+        patch.setattr(directory, "environment", interrupt)  # called after config.json was written
         with pytest.raises(KeyboardInterrupt):
             fit(longer)
     fit(longer)
-    assert figures(longer)[-1]["step"] == 32
+    assert logged_metrics(longer)[-1]["step"] == 32
 
 
 @pytest.mark.parametrize(
-    "text_of_result", ["{", *nightly("[]", '{"step": 1}', '{"step": 1, "metrics": {}}')]
+    "content", ["{", *nightly("[]", '{"step": 1}', '{"step": 1, "metrics": {}}')]
 )
-def test_a_result_that_is_not_one_is_written_again(tmp_path, whole, text_of_result):
-    run = dataclasses.replace(whole, workdir=tmp_path / "run")
-    shutil.copytree(whole.run_dir, run.run_dir)
-    (run.run_dir / "result.json").write_text(text_of_result)
+def test_an_invalid_result_is_written_again(tmp_path, uninterrupted, content):
+    run = dataclasses.replace(uninterrupted, workdir=tmp_path / "run")
+    shutil.copytree(uninterrupted.run_dir, run.run_dir)
+    (run.run_dir / "result.json").write_text(content)
     fit(run)
-    assert everything(run) == everything(whole)
-
-
-# locks
-
-
-@pytest.mark.parametrize("name", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
-def test_a_file_system_without_locks(tmp_path, monkeypatch, name):
-    import fcntl
-
-    def flock(file, operation):
-        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    warnings = []
-    (tmp_path / LOCK).touch()  # left by a run on a file system with locks
-    with locked(tmp_path, warnings.append):
-        assert (tmp_path / SOFT_LOCK).read_text().split("\n")[0] == str(os.getpid())
-        with (
-            pytest.raises(ConfigError, match=rf"workdir.*\b{os.getpid()}\b.*{SOFT_LOCK}"),
-            locked(tmp_path, warnings.append),
-        ):
-            pass
-    assert not (tmp_path / SOFT_LOCK).exists()
-    assert os.strerror(getattr(errno, name)) in warnings[0]
-
-
-def test_a_stale_lock_of_another_host_names_the_file_to_delete(tmp_path, monkeypatch):
-    import fcntl
-
-    def flock(file, operation):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    (tmp_path / SOFT_LOCK).write_text("99999\nelsewhere\n")
-    names = r"workdir.*\b99999\b.*\belsewhere\b.*delete"
-    with pytest.raises(ConfigError, match=names) as error, locked(tmp_path, lambda text: None):
-        pass
-    assert str(tmp_path / SOFT_LOCK) in str(error.value)
-
-
-def test_any_other_error_of_a_lock_is_not_another_process(tmp_path, monkeypatch):
-    import fcntl
-
-    def flock(file, operation):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(ConfigError, match=os.strerror(errno.EIO)):
-        fit(small(tmp_path))
-
-
-def test_the_trainer_can_be_imported_without_fcntl():
-    """As on Windows, where filelock has another lock."""
-    code = "import sys; sys.modules['fcntl'] = None; import lstm_jax.training.loop"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-
-
-# full disks
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["task.json.new", "samples.txt", "result.json.new",
-     *nightly("config.json.new", "environment.json.new", "vocabulary.json.new", "metrics.jsonl",
-              "metrics.jsonl.new", "samples.txt.new", "events.jsonl", "curves.png.new")],
-)  # fmt: skip
-def test_a_full_disk_at_each_file(tmp_path, whole, monkeypatch, disk, name):
-    """The file is a link to one on a full disk."""
-    run = stopped(whole, tmp_path / "run", monkeypatch)
-    path, before = run.run_dir / name, []
-    if name.endswith(".new"):
-        full(disk, path)
-    else:  # not before: a resume replaces these files
-        fill = lambda self, run: before.append(full(disk, path))  # noqa: E731
-        monkeypatch.setattr(Console, "on_start", fill)
-    with pytest.raises(RunError, match=rf"cannot write.*{os.strerror(errno.ENOSPC)}") as error:
-        fit(run)
-    assert str(error.value).count("\n") == 0
-    if before:
-        path.unlink()
-        path.write_bytes(*before)
-    monkeypatch.undo()
-    fit(run)
-    assert everything(run) == everything(whole)
-
-
-def full(disk, path):
-    """Moves a file, if there is one, to a full disk, and leaves a link. Returns its content."""
-    there, content = disk("size=64k") / path.name, b""
-    if path.exists():
-        content = path.read_bytes()
-        there.write_bytes(content)
-        path.unlink()
-    path.symlink_to(there)
-    for name in ("other", *[there.name][: there.exists()]):  # the last page of the file has room
-        with contextlib.suppress(OSError), (there.parent / name).open("ab", buffering=0) as file:
-            while True:
-                file.write(b"\n" * 4096)
-    return content
-
-
-def test_a_full_disk_before_anything_is_written(tmp_path, disk):
-    run = small(tmp_path)
-    run.run_dir.mkdir()
-    full(disk, run.run_dir / "config.json.new")
-    with pytest.raises(RunError, match=os.strerror(errno.ENOSPC)):
-        fit(run)
-    assert fit(run) is not None
-
-
-def test_a_full_disk_at_the_best_model(tmp_path, text, monkeypatch, disk):
-    large = {"model": dataclasses.replace(small(tmp_path).model, hidden_size=96)}
-    whole = small(tmp_path, "whole", data=text_data(text), **large)
-    fit(whole)
-    run = stopped(whole, tmp_path / "run", monkeypatch, after=2)  # before the first evaluation
-    best = run.run_dir / "best"
-    best.rmdir()
-    best.symlink_to(disk("size=64k"))
-    with pytest.raises(RunError, match=rf"{best}.*{os.strerror(errno.ENOSPC)}"):
-        fit(run)
-    assert not any("eval/loss" in line for line in figures(run))
-    best.unlink()
-    fit(run)
-    assert everything(run) == everything(whole)
-
-
-def test_a_new_directory_is_written_config_first(tmp_path, monkeypatch):
-    run = small(tmp_path)
-    new_directory(run)
-    assert RunDir(run.run_dir).experiment() == run
+    assert outcome(run) == outcome(uninterrupted)

@@ -1,4 +1,4 @@
-"""Training steps compiled for TPUs that are not there, as a person asks for it."""
+"""Training steps compiled for TPUs on a machine without them."""
 
 import importlib.util
 import re
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.training.aot.compiled_step import GIB, memory_of_error
-from lstm_jax.training.aot.slices import CHIPS, Slice
 from lstm_jax.training.cli import main
 
 STRICT = False
+
 ROOT = Path(__file__).parents[3]
+
+
 CONFIG = """
 from lstm_jax.training.config import *
 config = Experiment(
@@ -23,7 +24,9 @@ config = Experiment(
     train=Train(steps=8, log_every=4, eval_every=4, checkpoint_every=4, steps_per_dispatch=4),
 )
 """
-with_the_compiler = pytest.mark.skipif(
+
+
+needs_compiler = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, TPU's compiler, is not installed"
 )
 
@@ -36,39 +39,42 @@ def config(tmp_path):
 
 
 def compile_for(config, *args):
-    """The exit code, the lines, and what is on stderr."""
+    """Returns the exit code, the lines on stdout, and stderr."""
     done = subprocess.run(
         [sys.executable, ROOT / "train.py", config, "--compile-for", *args],
         cwd=config.parent, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert sorted(config.parent.iterdir()) == [config]  # no run folder
+    assert sorted(config.parent.iterdir()) == [config]  # no run directory
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-def starting(lines, beginning):
-    (line,) = [line for line in lines if line.strip().startswith(beginning)]
+def line_starting_with(lines, start):
+    """Returns the only line with this start."""
+    (line,) = [line for line in lines if line.strip().startswith(start)]
     return line.strip()
 
 
-@with_the_compiler
+@needs_compiler
 def test_data_parallelism_runs_the_kernel_and_sums_gradients_once(config):
     code, lines, _ = compile_for(config, "v5e:2x2")
     assert code == 0
     assert lines[0] == "tiny on v5e:2x2: 4 chips, TPU v5 lite"
     assert "l0f, l1f: tpu" in lines
-    # [2048, 128] times four [128, 512] and one [128, 1000], and twice that backward; and d_w_h of the
-    # first step and of reset_state, in two layers.
+    # [2048, 128] times four [128, 512] and one [128, 1000], twice that in the backward pass, and d_w_h
+    # of the first step and of reset_state in two layers.
     flops = 3 * 2 * 32 * 64 * (4 * 128 * 512 + 128 * 1000) + 2 * 2 * 2 * 64 * 128 * 512
-    assert starting(lines, "FLOPs").startswith(f"FLOPs per step, of matrix products: {flops:.3g},")
-    assert starting(lines, "all-reduce").endswith("2.0 MiB in total, outside time loops")
-    assert starting(lines, "inside a time loop") == "inside a time loop: none"
-    assert " of 15.75 GiB (arguments " in starting(lines, "memory per chip")
+    assert line_starting_with(lines, "FLOPs").startswith(
+        f"FLOPs per step, of matrix products: {flops:.3g},"
+    )
+    assert line_starting_with(lines, "all-reduce").endswith("2.0 MiB in total, outside time loops")
+    assert line_starting_with(lines, "inside a time loop") == "inside a time loop: none"
+    assert " of 15.75 GiB (arguments " in line_starting_with(lines, "memory per chip")
     assert lines[-1].startswith("fits: 15.7")
 
 
 @pytest.mark.nightly
-@with_the_compiler
-def test_fsdp_in_parts_gathers_outside_the_time_loops(config):
+@needs_compiler
+def test_fsdp_with_gradient_accumulation_gathers_outside_the_time_loops(config):
     args = [
         "--mesh.parameters",
         "sharded",
@@ -80,23 +86,23 @@ def test_fsdp_in_parts_gathers_outside_the_time_loops(config):
     code, lines, _ = compile_for(config, "v5e:2x2", *args)
     assert code == 0
     assert "l0f, l1f: fused (H = 120 is not a multiple of 128)" in lines
-    assert starting(lines, "all-gather").endswith("outside time loops")
-    assert starting(lines, "inside a time loop") == "inside a time loop: none"
+    assert line_starting_with(lines, "all-gather").endswith("outside time loops")
+    assert line_starting_with(lines, "inside a time loop") == "inside a time loop: none"
 
 
 @pytest.mark.nightly
-@with_the_compiler
-def test_hidden_units_that_are_split_are_gathered_at_every_step(config):
+@needs_compiler
+def test_sharded_hidden_units_are_gathered_at_every_step(config):
     code, lines, _ = compile_for(config, "v6e:2x2", "--mesh.model", "2")
     assert code == 0
     inside = [line for line in lines if line.endswith("inside time loops")]
     gathered = [line for line in inside if line.startswith("  all-gather")]
-    # h, forward, in both layers, at 32 steps; [32, 128] in bfloat16, as the product reads it
+    # h [32, 128] in bfloat16, in the forward pass, in both layers, at 32 steps
     assert gathered == ["  all-gather: 64 of 512.0 KiB in total, inside time loops"]
-    assert starting(lines, "inside a time loop") != "inside a time loop: none"
+    assert line_starting_with(lines, "inside a time loop") != "inside a time loop: none"
 
 
-@with_the_compiler
+@needs_compiler
 @pytest.mark.parametrize(
     ("args", "least"),
     [
@@ -109,18 +115,18 @@ def test_hidden_units_that_are_split_are_gathered_at_every_step(config):
         pytest.param(["--data.vocabulary-size", "20000000"], 57, id="arguments"),
     ],
 )
-def test_too_much_memory_is_said_with_how_much(config, args, least):
-    """Of the arguments alone: parameters and two moments of 2 * 20e6 * 128 numbers are 57 GiB."""
+def test_the_report_says_how_much_memory_is_missing(config, args, least):
+    """A vocabulary of 20 million needs 57 GiB for parameters and two moments of 2 * 20e6 * 128 numbers."""
     code, lines, errors = compile_for(config, "v5e:2x2", *args)
     assert code == 1, errors
     assert "Traceback" not in errors
-    needed = float(starting(lines, "memory per chip").split()[3].replace(",", ""))
+    needed = float(line_starting_with(lines, "memory per chip").split()[3].replace(",", ""))
     assert needed > least
-    assert " of 15.75 GiB (arguments " in starting(lines, "memory per chip")
+    assert " of 15.75 GiB (arguments " in line_starting_with(lines, "memory per chip")
     assert lines[-1] == f"does not fit: {needed - 15.75:,.2f} GiB too large"
 
 
-@with_the_compiler
+@needs_compiler
 @pytest.mark.parametrize(
     ("args", "names"),
     [
@@ -131,50 +137,37 @@ def test_too_much_memory_is_said_with_how_much(config, args, least):
         ),
     ],
 )
-def test_what_cannot_be_compiled_for_exits_with_2(config, args, names):
+def test_an_unusable_slice_or_batch_exits_with_2(config, args, names):
     code, lines, errors = compile_for(config, *args)
     assert (code, lines) == (2, [])
     assert re.search(names, errors)
     assert errors.count("\n") == 1
 
 
-OF_EACH_GENERATION = "v4:2x2x4.*v5e:4x4.*v5p:2x2x4.*v6e:4x4.*tpu7x:2x2x1"
+EXAMPLES = "v4:2x2x4.*v5e:4x4.*v5p:2x2x4.*v6e:4x4.*tpu7x:2x2x1"
 
 
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        ("v9:2x2", OF_EACH_GENERATION),
-        ("v5e", OF_EACH_GENERATION),
-        ("v5e:0x4", OF_EACH_GENERATION),
+        ("v9:2x2", EXAMPLES),
+        ("v5e", EXAMPLES),
+        ("v5e:0x4", EXAMPLES),
         ("v5e:2x2x2", r"\b2\b.*\bv5e\b.*v5e:4x4"),
         ("v4:2x2", r"\b3\b.*\bv4\b.*v4:2x2x4"),
     ],
 )
-def test_an_unknown_slice_names_those_that_are_known(config, capsys, name, known):
+def test_the_error_for_an_unknown_slice_names_the_known_ones(config, capsys, name, known):
     assert main([str(config), "--compile-for", name], config) == 2
     assert re.search(f"--compile-for.*{known}.*'{name}'", capsys.readouterr().err)
 
 
-def test_without_the_compiler_it_says_how_to_get_it(config, capsys, monkeypatch):
+def test_the_error_without_the_compiler_names_its_package(config, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main([str(config), "--compile-for", "v5e:2x2"], config) == 2
     assert re.search(r"--compile-for.*lstm-jax\[tpu-aot\]", capsys.readouterr().err)
 
 
-def test_one_thing_at_a_time(config, capsys):
+def test_compile_for_and_dry_run_exclude_each_other(config, capsys):
     assert main([str(config), "--compile-for", "v5e:2x2", "--dry-run"], config) == 2
     assert re.search("--compile-for.*--dry-run", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize("name", CHIPS)
-def test_slices_of_every_generation(name):
-    slice_ = Slice(f"{name}:{CHIPS[name].example}")
-    assert slice_.chips == {"v4": 16, "v5e": 16, "v5p": 16, "v6e": 16, "tpu7x": 4}[name]
-    assert slice_.topology()["chips_per_host_bounds"] == (2, 2, 1)
-    assert Slice("v5e:1x1").topology()["chips_per_host_bounds"] == (1, 1, 1)
-
-
-def test_other_errors_of_the_compiler_are_not_about_memory():
-    assert memory_of_error("INTERNAL: Mosaic failed", GIB) is None
-    assert memory_of_error("RESOURCE_EXHAUSTED: in the sky", GIB) is None

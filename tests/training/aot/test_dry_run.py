@@ -1,4 +1,4 @@
-"""A dry run shows what would be trained, and leaves no trace."""
+"""Dry runs: the printed report, and that nothing is written."""
 
 import json
 import re
@@ -23,20 +23,20 @@ config = Experiment(
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs train.py in a folder of its own; the exit code."""
+    """``run(*args)``: the exit code of train.py in an empty directory."""
     monkeypatch.chdir(tmp_path)
     Path("tiny.py").write_text(CONFIG)
     return lambda *args: main(["tiny.py", *args], Path("tiny.py"))
 
 
-def files():
+def modification_times():
     return {p: p.stat().st_mtime_ns for p in Path().rglob("*")}
 
 
-def test_the_experiment_its_parameters_and_what_a_step_takes(run, capsys):
-    before = files()
+def test_a_dry_run_prints_the_experiment_its_parameters_and_its_memory(run, capsys):
+    before = modification_times()
     assert run("--dry-run", "--optimizer.learning-rate", "0.5") == 0
-    assert files() == before
+    assert modification_times() == before
     out = capsys.readouterr().out
     resolved, end = json.JSONDecoder().raw_decode(out)
     assert resolved["optimizer"]["learning_rate"] == 0.5
@@ -54,18 +54,18 @@ def test_the_experiment_its_parameters_and_what_a_step_takes(run, capsys):
     assert lines[-1].endswith("nothing was trained, nor written to runs/tiny")
 
 
-def test_a_run_that_is_there_stays_as_it_is(run, capsys):
+def test_a_dry_run_leaves_an_existing_run_unchanged(run, capsys):
     assert run() == 0
-    before = files()
+    before = modification_times()
     assert run("--dry-run", "--train.steps", "8") == 0
     assert run("--dry-run", "--model.hidden-size", "32") == 2
     assert re.search(
         r"workdir.*runs/tiny.*model\.hidden_size.*\b16\b.*\b32\b", capsys.readouterr().err
     )
-    assert files() == before
+    assert modification_times() == before
 
 
-def test_what_could_not_be_trained_exits_with_2(run, capsys):
+def test_a_dry_run_of_an_unusable_experiment_exits_with_2(run, capsys):
     assert run("--dry-run", "--data.batch-size", "15") == 2
     assert re.search(r"data\.batch_size.*\b4\b.*\b15\b", capsys.readouterr().err)
     assert not Path("runs").exists()

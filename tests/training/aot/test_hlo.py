@@ -1,7 +1,4 @@
-"""Collectives, read from the text of compiled programs, and FLOPs, from traced ones.
-
-For TPUs see ``tests/test_tpu_aot.py``.
-"""
+"""Collectives in the text of compiled programs. For TPUs see ``tests/test_tpu_aot.py``."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +7,13 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from lstm_jax import init_lstm, lstm
 from lstm_jax.training.aot.hlo import Collective, collectives
-from lstm_jax.training.jaxprs import matmul_flops
+
+STRICT = False
 
 
 def found_in(function, x, axis="d"):
-    """The collectives of a function that four devices share, each with a part of x."""
+    """Returns the collectives of a function of which each of four devices computes a part."""
     mesh = Mesh(np.array(jax.devices()[:4]), (axis,))
     mapped = jax.shard_map(
         function, mesh=mesh, in_specs=P(axis), out_specs=P(axis), check_vma=False
@@ -25,7 +22,7 @@ def found_in(function, x, axis="d"):
 
 
 def test_a_scatter_and_a_permutation_outside_of_loops():
-    """Their bytes are those of the whole array that one device holds before or after."""
+    """The bytes of a collective are those of the full array on one device, before or after."""
 
     def program(x):
         part = jax.lax.psum_scatter(x, "d", tiled=True)
@@ -38,8 +35,7 @@ def test_a_scatter_and_a_permutation_outside_of_loops():
     ]
 
 
-def test_a_loop_whose_length_is_not_known():
-    """It is counted once, and said to be inexact."""
+def test_a_loop_of_unknown_length_is_counted_once():
 
     def program(x):
         return jax.lax.while_loop(
@@ -53,7 +49,7 @@ def test_a_loop_whose_length_is_not_known():
 
 @pytest.mark.parametrize("length", [7, 1])
 def test_a_gather_before_loops_and_a_sum_in_them(length):
-    """One gather before a loop in a loop, one sum in it; a loop of one step is none."""
+    """The gather is outside of two nested loops, the sum is inside. A loop of one step is no loop."""
 
     def program(x):
         y = jax.lax.all_gather(x, "d", axis=0, tiled=True)
@@ -74,19 +70,3 @@ def test_a_gather_before_loops_and_a_sum_in_them(length):
     assert (found["all-reduce"].bytes, found["all-reduce"].times) == (4 * 2 * 4, 3 * length)
     assert len(found["all-reduce"].loops) == (2 if length > 1 else 1)
     assert all(c.exact for c in found.values())
-
-
-@pytest.mark.parametrize("backend", ["auto", "xla", "scan"])
-@pytest.mark.parametrize(("T", "B", "H"), [(8, 4, 16), (300, 64, 256)])
-def test_flops_of_the_layer(backend, T, B, H):
-    """The products with both weights, also in blocks of steps (the larger one); three times that to train."""
-    params = jax.eval_shape(lambda: init_lstm(jax.random.key(0), H, H))
-    xs = jax.ShapeDtypeStruct((T, B, H), jnp.float32)
-
-    def run(params, xs):
-        return lstm(params, xs, backend=backend)[1].sum()
-
-    forward = 16 * T * B * H**2
-    assert matmul_flops(jax.make_jaxpr(run)(params, xs)) == forward
-    gradient = matmul_flops(jax.make_jaxpr(jax.grad(run, (0, 1)))(params, xs))
-    assert 3 * forward <= gradient <= 3.1 * forward  # and that of the initial state

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps."""
+"""Checkpoints that a run keeps, and those that it is resumed from."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,14 @@ from lstm_jax.training.train_state import TrainState
 STRICT = False
 
 
-def opened(folder, step=0, state=None, **changes):
+def open_checkpoints(run_dir, step=0, state=None, **changes):
+    """Returns the checkpoints of a run directory, to continue from a step."""
     start = Start(step, state, [], np.inf, {}, [])
-    return RunCheckpoints(folder, start, Train(**changes), True, pytest.fail)
+    return RunCheckpoints(run_dir, start, Train(**changes), True, pytest.fail)
 
 
 def test_a_worse_model_does_not_replace_the_best(tmp_path):
-    checkpoints = opened(RunDir(tmp_path))
+    checkpoints = open_checkpoints(RunDir(tmp_path))
     for step, loss in [(1, 2.0), (2, 1.0), (3, 3.0), (4, 1.0)]:
         checkpoints.save_if_best(step, {"w": np.full(3, loss)}, loss)
     best = checkpoints.best_model({"w": np.zeros(3)})
@@ -27,8 +28,8 @@ def test_a_worse_model_does_not_replace_the_best(tmp_path):
 
 
 def test_every_checkpoint_keeps_its_best_model(tmp_path):
-    """Also the one that is the oldest only once the latest is complete."""
-    checkpoints = opened(RunDir(tmp_path), keep_last=2, keep_best=2)
+    """Includes the checkpoint that becomes the oldest when the latest is complete."""
+    checkpoints = open_checkpoints(RunDir(tmp_path), keep_last=2, keep_best=2)
     losses = {10: 5.0, 20: 4.0, 30: 2.0, 40: 3.0, 50: 1.5, 60: 1.0}
     for step, loss in losses.items():
         params = {"w": np.full(3, loss)}

@@ -77,3 +77,8 @@ def test_differences_name_the_field_and_both_values():
     assert list(changes) == ["log.norms", "log.wandb", "seed"]
     assert all(word in changes["log.wandb"] for word in ("project", "None"))
     assert differences(now, now) == {}
+
+
+def test_a_path_is_restored_from_json():
+    experiment = Experiment(data=Data(task="images", path=Path("data/mnist")))
+    assert from_json(json.loads(json.dumps(as_json(experiment)))) == experiment

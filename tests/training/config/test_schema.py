@@ -71,27 +71,6 @@ def test_fields_that_contradict_each_other(group, fields, names):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("path", "names"),
-    [
-        ("s3://bucket/run", r"s3://bucket/run"),
-        ("gs:/bucket/run", r"gs://bucket/run"),
-        ("~nobody_of_this_name/run", r"~nobody_of_this_name/run"),
-    ],
-)
-def test_paths_that_are_not_local(path, names):
-    with pytest.raises(ConfigError, match=rf"^workdir .*{names}"):
-        Experiment(workdir=Path(path))
-    with pytest.raises(ConfigError, match=rf"^data\.path .*{names}"):
-        Data(path=Path(path))
-
-
-def test_paths_are_expanded():
-    assert Experiment(workdir=Path("~/run")).run_dir == Path.home() / "run"
-    assert Data(path=Path("~/a.txt")).path == Path.home() / "a.txt"
-    assert Experiment(name="x").run_dir == Path("runs/x")
-
-
 @pytest.mark.parametrize(("name", "task"), registry.TASKS.items())
 def test_the_rules_of_a_task_are_those_of_its_row(name, task):
     if task.needs_path:
@@ -137,8 +116,3 @@ def test_a_new_task_or_optimizer_is_one_row(monkeypatch):
     assert module.Optimizer(name="adan", b1=0.5).b1 == 0.5
     with pytest.raises(ConfigError, match=r"^optimizer\.momentum .*'adan'"):
         module.Optimizer(name="adan", momentum=0.5)
-
-
-def test_paths_may_be_strings():
-    assert Data(path="a.txt").path == Path("a.txt")
-    assert Experiment(workdir="runs/a").run_dir == Path("runs/a")

@@ -42,10 +42,12 @@ def write_idx(path, array):
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
-def write_images(folder):
+def write_images(directory):
     """Writes 24 images for training and 6 for testing, of 4 x 3 pixels and three classes."""
-    folder.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     for prefix, N, suffix in (("train", 24, ""), ("t10k", 6, ".gz")):
-        write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", rng.integers(0, 256, (N, 4, 3)))
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", np.arange(N) % 3)
+        write_idx(
+            directory / f"{prefix}-images-idx3-ubyte{suffix}", rng.integers(0, 256, (N, 4, 3))
+        )
+        write_idx(directory / f"{prefix}-labels-idx1-ubyte{suffix}", np.arange(N) % 3)

@@ -15,7 +15,7 @@ def generated(name, T, B=64):
     return dataset, jax.tree.map(np.asarray, dataset.generate(jax.random.key(1)))
 
 
-def test_adding():
+def test_adding_predicts_the_sum_of_the_marked_values():
     dataset, batch = generated("adding", 30)
     values, marked = np.moveaxis(batch.inputs, -1, 0)
     assert (marked[:15].sum(0) == 1).all()
@@ -25,7 +25,7 @@ def test_adding():
     np.testing.assert_allclose(dataset.baselines["predict-the-mean baseline"], 1 / 6, rtol=0.1)
 
 
-def test_copy():
+def test_copy_repeats_the_first_tokens():
     dataset, batch = generated("copy", 20)
     assert batch.inputs.shape == (40, 64)
     assert (batch.targets[-10:] == batch.inputs[:10]).all()
@@ -39,7 +39,7 @@ def test_copy():
     )
 
 
-def test_temporal_order():
+def test_temporal_order_predicts_the_order_of_two_tokens():
     _, batch = generated("temporal_order", 110)
     for b, n in enumerate(batch.lengths):
         ids = batch.inputs[:, b]
@@ -66,9 +66,9 @@ def legal(word):
     return state == 7
 
 
-def test_reber():
+def test_reber_words_follow_the_grammar():
     _, batch = generated("reber", 60, B=200)
-    whole = 0
+    complete = 0
     for b, n in enumerate(batch.lengths):
         word = "".join(REBER[i] for i in [*batch.inputs[:n, b], batch.targets[n - 1, b]])
         assert (batch.inputs[1:n, b] == batch.targets[: n - 1, b]).all()
@@ -76,19 +76,19 @@ def test_reber():
         if n == 60:  # cut
             assert not batch.scored[:, b].any()
             continue
-        whole += 1
+        complete += 1
         assert word[0] + word[-1] == "BE"
         assert word[1] == word[-2]
         assert word[1] in "TP"
         assert legal(word[2:-2]), word
         assert batch.scored[:, b].sum() == batch.scored[n - 2, b] == 1
         assert REBER[batch.targets[n - 2, b]] == word[1]
-    assert whole > 190
+    assert complete > 190
     assert len({tuple(batch.inputs[:, b]) for b in range(200)}) > 50
 
 
 @pytest.mark.parametrize("name", ["adding", "copy", "temporal_order", "reber"])
-def test_generated_tasks_follow_their_seed_and_hold_out_fresh_sequences(name):
+def test_generated_tasks_depend_on_the_seed_and_validate_on_new_sequences(name):
     data = Data(task=name, sequence_length=40, batch_size=4, eval_sequences=4)
     first, again, other = (build(data, seed=s) for s in (0, 0, 1))
     assert (first.eval.inputs == again.eval.inputs).all()

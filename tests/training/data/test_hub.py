@@ -42,10 +42,10 @@ def hub(monkeypatch):
         "own/images": {"train": Split([{"pixels": 0}])},
         "own/test": {"test": Split([{"text": ""}])},
     }
-    asked = []
+    calls = []
 
     def load_dataset(path, config):
-        asked.append((path, config))
+        calls.append((path, config))
         if path not in sets:
             raise FileNotFoundError(f"Dataset '{path}' doesn't exist on the Hub.\nMore.")
         return sets[path]
@@ -53,7 +53,7 @@ def hub(monkeypatch):
     package = types.ModuleType("datasets")
     package.load_dataset = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", package)
-    return asked
+    return calls
 
 
 def test_a_text_of_the_hub(hub, cache):
@@ -89,7 +89,7 @@ def test_hub_texts_that_cannot_be_used(name, facts, cache):
     assert not cache.exists()
 
 
-def test_without_the_package_a_hint_says_how_to_install_it(monkeypatch, capsys, tmp_path):
+def test_the_error_without_the_package_names_it(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
     flags = ["--data.path", "hf:own/all", "--workdir", str(tmp_path / "run")]
     assert main(flags, default_config=ROOT / "configs" / "quickstart.py") == 2
@@ -100,9 +100,9 @@ def test_without_the_package_a_hint_says_how_to_install_it(monkeypatch, capsys, 
 
 
 def test_a_validation_text_that_an_earlier_version_has_cached(cache):
-    folder = cache / "hf" / "own--all"
-    folder.mkdir(parents=True)
-    (folder / "train.txt").write_text("abc" * 50)
-    (folder / "held_out.txt").write_text("cab")
+    directory = cache / "hf" / "own--all"
+    directory.mkdir(parents=True)
+    (directory / "train.txt").write_text("abc" * 50)
+    (directory / "held_out.txt").write_text("cab")
     read = read_tokens(Data(path=Path("hf:own/all")))
     assert [len(part) for part in (read.train, read.validation, read.test)] == [150, 3, 0]

@@ -16,7 +16,7 @@ def images(tmp_path):
 @pytest.mark.parametrize(
     ("order", "T", "I"), [("rows", 4, 3), ("pixels", 12, 1), ("permuted", 12, 1)]
 )
-def test_images(images, order, T, I):
+def test_images_are_read_in_the_order_of_the_config(images, order, T, I):
     dataset = build(Data(task="images", path=images, image_order=order, batch_size=5), seed=0)
     assert (dataset.input_size, dataset.output_size, dataset.metric) == (I, 3, "accuracy")
     batch = batches(dataset, 0, 2, 5)

@@ -8,8 +8,7 @@ import pytest
 from lstm_jax.training.config import ConfigError, Data, Experiment, Train
 from lstm_jax.training.data import tokens
 from lstm_jax.training.data.make import make_dataset
-from tests.training.data.build import build
-from tests.training.data.test_images import write_idx
+from tests.training.data.build import build, write_idx
 
 STRICT = False
 pytestmark = pytest.mark.usefixtures("cache")
@@ -32,25 +31,25 @@ KINDS = (*FINGERPRINTS, *GENERATED)
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A directory with the files of every task."""
-    folder = tmp_path_factory.mktemp("files")
+    directory = tmp_path_factory.mktemp("files")
     for prefix, N in (("train", 24), ("t10k", 6)):
         pixels = np.arange(N * 12).reshape(N, 4, 3) % 251
-        write_idx(folder / f"{prefix}-images-idx3-ubyte", pixels)
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte", np.arange(N) % 3)
-    (folder / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
+        write_idx(directory / f"{prefix}-images-idx3-ubyte", pixels)
+        write_idx(directory / f"{prefix}-labels-idx1-ubyte", np.arange(N) % 3)
+    (directory / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 60)
     rolls = {f"{part}_lengths": np.array(n) for part, n in LENGTHS.items()}
     for part, n in LENGTHS.items():
         keys = np.arange(sum(n) * 5).reshape(-1, 5) % 3 == 0
         rolls[f"{part}_frames"] = keys.astype(np.uint8)
-    np.savez(folder / "rolls.npz", **rolls)
+    np.savez(directory / "rolls.npz", **rolls)
     x = (np.arange(300 * 6 * 3).reshape(300, 6, 3) % 17 / 16).astype(np.float32)
     N = np.arange(3000)
     np.savez(
-        folder / "own.npz", inputs=np.concatenate([x] * 10), labels=N % 3, lengths=N % 6 + 1,
+        directory / "own.npz", inputs=np.concatenate([x] * 10), labels=N % 3, lengths=N % 6 + 1,
         test_inputs=x[:7], test_labels=np.arange(7) % 3,
     )  # fmt: skip
-    np.savez(folder / "next.npz", inputs=np.arange(3000 * 6).reshape(3000, 6) % 5)
-    return folder
+    np.savez(directory / "next.npz", inputs=np.arange(3000 * 6).reshape(3000, 6) % 5)
+    return directory
 
 
 @pytest.fixture
@@ -115,12 +114,12 @@ def each_sequence(batches):
 )
 def test_evaluation_sums_do_not_depend_on_the_batch_size(data, kind):
     """All sequences are the same and in the same order, completed with sequences of weight 0."""
-    whole = build(data(kind, eval_batch_size=1000))
+    one_batch = build(data(kind, eval_batch_size=1000))
     for B in (1, 3, 4):
         dataset = build(data(kind, eval_batch_size=B))
-        assert dataset.baselines == whole.baselines
+        assert dataset.baselines == one_batch.baselines
         for part in ("eval", "test"):
-            batches, reference = getattr(dataset, part), getattr(whole, part)
+            batches, reference = getattr(dataset, part), getattr(one_batch, part)
             if reference is None:
                 continue
             sequences, expected = list(each_sequence(batches)), list(each_sequence(reference))

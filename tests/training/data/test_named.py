@@ -34,28 +34,28 @@ CONTENT = {
 @pytest.fixture
 def site(tmp_path):
     """The directory of a local server, its address, and the requested paths."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    asked = []
+    directory = tmp_path / "site"
+    directory.mkdir()
+    requests = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
-            super().__init__(*args, directory=str(folder))
+            super().__init__(*args, directory=str(directory))
 
         def log_message(self, *args):
-            asked.append(self.path)
+            requests.append(self.path)
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}", asked
+        yield directory, f"http://127.0.0.1:{server.server_port}", requests
         server.shutdown()
 
 
 @pytest.fixture
 def toy(site, monkeypatch):
     """A dataset of three files in a zip, as WikiText is."""
-    folder, url, _ = site
-    with zipfile.ZipFile(folder / "toy.zip", "w") as archive:
+    directory, url, _ = site
+    with zipfile.ZipFile(directory / "toy.zip", "w") as archive:
         for name, content in CONTENT.items():
             archive.writestr(f"toy/{name}", content)
     files = [
@@ -66,7 +66,7 @@ def toy(site, monkeypatch):
     return files
 
 
-def complaint(name="toy", task="text"):
+def error_message(name="toy", task="text"):
     with pytest.raises(ConfigError) as error:
         named_folder(name, task)
     assert "\n" not in str(error.value)
@@ -93,7 +93,9 @@ def test_the_test_set_of_a_text():
     assert "fox" in dataset.vocabulary.symbols
 
 
-def test_without_a_network_one_line_says_what_to_put_where(toy, site, cache, capsys, tmp_path):
+def test_the_error_without_a_network_names_the_url_and_the_directory(
+    toy, site, cache, capsys, tmp_path
+):
     (site[0] / "toy.zip").unlink()
     flags = ["--data.path", "name:toy", "--workdir", str(tmp_path / "run")]
     assert main(flags, default_config=ROOT / "configs" / "quickstart.py") == 2
@@ -108,64 +110,64 @@ def test_without_a_network_one_line_says_what_to_put_where(toy, site, cache, cap
 def test_a_server_that_does_not_answer(monkeypatch):
     files = tuple(File(name, f"http://127.0.0.1:9/{name}", "md5:0") for name in "abc")
     monkeypatch.setitem(DATASETS, "toy", NamedDataset("text", files))
-    message = complaint()
+    message = error_message()
     assert re.search(r"http://127\.0\.0\.1:9/a\W.*\[Errno \d+\]", message)
     assert all(f"http://127.0.0.1:9/{name}" in message for name in "abc")
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_files_put_there_by_hand_are_used(toy, site, cache, packed):
-    folder = cache / "sets" / "toy"
-    folder.mkdir(parents=True)
+def test_files_added_by_hand_are_used(toy, site, cache, packed):
+    directory = cache / "sets" / "toy"
+    directory.mkdir(parents=True)
     archive = (site[0] / "toy.zip").read_bytes()
     (site[0] / "toy.zip").unlink()
     if packed:
-        (folder / "toy.zip").write_bytes(archive)
+        (directory / "toy.zip").write_bytes(archive)
     else:
         for name, content in CONTENT.items():
-            (folder / name).write_bytes(content)
+            (directory / name).write_bytes(content)
     assert decoded(named_text("toy"))[0].encode() == CONTENT["train.txt"]
-    assert (folder / "toy.zip").exists() == packed
+    assert (directory / "toy.zip").exists() == packed
 
 
-def test_a_wrong_file_put_there_by_hand(toy, cache):
+def test_a_wrong_file_added_by_hand_is_refused(toy, cache):
     named_folder("toy", "text")
     path = cache / "sets" / "toy" / "valid.txt"
     path.write_bytes(b"other")
     expected, got = toy[1].checksum[4:], hashlib.md5(b"other").hexdigest()
-    assert re.search(rf"{path}.*md5.*{expected}.*valid\.txt.*{got}", complaint())
+    assert re.search(rf"{path}.*md5.*{expected}.*valid\.txt.*{got}", error_message())
     assert path.read_bytes() == b"other"
 
 
-def test_a_wrong_or_truncated_download_does_not_get_into_the_cache(toy, site, cache):
+def test_a_wrong_or_truncated_download_is_not_cached(toy, site, cache):
     archive = site[0] / "toy.zip"
-    whole = archive.read_bytes()
-    for content in (whole[: len(whole) // 2], b"<html>please log in</html>"):
+    complete = archive.read_bytes()
+    for content in (complete[: len(complete) // 2], b"<html>please log in</html>"):
         archive.write_bytes(content)
-        assert re.search(f"{toy[0].url}.*{cache}/sets/toy/toy.zip", complaint())
+        assert re.search(f"{toy[0].url}.*{cache}/sets/toy/toy.zip", error_message())
     with zipfile.ZipFile(archive, "w") as other:
         other.writestr("toy/train.txt", "other")
-    assert re.search(rf"md5.*{toy[0].checksum[4:]}.*train\.txt", complaint())
+    assert re.search(rf"md5.*{toy[0].checksum[4:]}.*train\.txt", error_message())
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
-def test_an_interrupted_download(site, cache, monkeypatch):
-    folder, url, _ = site
-    (folder / "a").write_bytes(b"x" * 100)
+def test_an_interrupted_download_is_not_cached(site, cache, monkeypatch):
+    directory, url, _ = site
+    (directory / "a").write_bytes(b"x" * 100)
 
     def short(self, source, output):
         output.write(source.read()[:50])
 
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", short)
     monkeypatch.setitem(DATASETS, "toy", NamedDataset("text", (File("a", f"{url}/a", "md5:0"),)))
-    assert re.search(rf"{url}/a\W.*\b50\b.*\b100\b", complaint())
+    assert re.search(rf"{url}/a\W.*\b50\b.*\b100\b", error_message())
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
-def test_a_single_file_is_cut_where_the_field_cuts_it(site, monkeypatch):
-    folder, url, _ = site
+def test_a_single_file_is_split_at_its_cuts(site, monkeypatch):
+    directory, url, _ = site
     content = bytes(range(256)) * 4
-    (folder / "one.gz").write_bytes(gzip.compress(content))
+    (directory / "one.gz").write_bytes(gzip.compress(content))
     file = File("one", f"{url}/one.gz", f"sha256:{hashlib.sha256(content).hexdigest()}")
     monkeypatch.setitem(DATASETS, "toy", NamedDataset("text", (file,), (900, 960), "latin-1"))
     read = read_tokens(Data(path=Path("name:toy")))
@@ -175,9 +177,9 @@ def test_a_single_file_is_cut_where_the_field_cuts_it(site, monkeypatch):
 
 def test_unknown_names():
     known = "name:text8.*name:enwik8.*name:wikitext-103.*name:ptb"
-    assert re.search(f"{known}.*'text'.*name:nope", complaint("nope"))
-    assert re.search("name:mnist.*'images'.*name:ptb", complaint("ptb", "images"))
-    assert re.search("'text'.*name:mnist", complaint("mnist"))
+    assert re.search(f"{known}.*'text'.*name:nope", error_message("nope"))
+    assert re.search("name:mnist.*'images'.*name:ptb", error_message("ptb", "images"))
+    assert re.search("'text'.*name:mnist", error_message("mnist"))
     with pytest.raises(ConfigError, match=r"data\.path.*'arrays'.*hf:a"):
         build(Data(task="arrays", path=Path("hf:a")), seed=0)
     with pytest.raises(ConfigError, match=r"data\.path.*'arrays'.*name:ptb"):
@@ -185,7 +187,7 @@ def test_unknown_names():
 
 
 def test_images_by_name(site, monkeypatch):
-    folder, url, _ = site
+    directory, url, _ = site
     files = []
     for name, array in {
         "train-images-idx3-ubyte": np.zeros((24, 4, 3)),
@@ -195,7 +197,7 @@ def test_images_by_name(site, monkeypatch):
     }.items():
         header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
         content = header + array.astype(np.uint8).tobytes()
-        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        (directory / f"{name}.gz").write_bytes(gzip.compress(content))
         digest = hashlib.sha256(content).hexdigest()
         files.append(File(name, f"{url}/{name}.gz", f"sha256:{digest}"))
     assert {file.name for file in DATASETS["mnist"].files} == {file.name for file in files}
@@ -205,7 +207,7 @@ def test_images_by_name(site, monkeypatch):
 
 
 @pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
-def test_the_table(dataset):
+def test_the_table_of_datasets(dataset):
     assert len(dataset.files) == {"images": 4, "text": 1 if dataset.cuts else 3}[dataset.task]
     for file in dataset.files:
         algorithm, digest = file.checksum.split(":")

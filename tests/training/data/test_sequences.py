@@ -15,7 +15,7 @@ from lstm_jax.training.data.sequences import (
 STRICT = False
 
 
-def test_shuffled_reads_everything_once_an_epoch():
+def test_shuffled_batches_hold_every_sequence_once_per_epoch():
     numbers = Batch(np.arange(10)[:, None], np.arange(10)[:, None], np.ones((10, 1)))
     rows = np.arange(4)
     batch = shuffled_batches(numbers, batch_size=4, seed=0)

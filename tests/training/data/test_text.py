@@ -57,10 +57,10 @@ def test_a_text_shorter_than_a_batch(text):
         text_dataset(Data(path=text, batch_size=32, sequence_length=64), seed=0)
 
 
-def test_words(text):
+def test_a_text_in_words(text):
     dataset = text_dataset(Data(path=text, unit="word", batch_size=2, sequence_length=8), seed=0)
     assert dataset.metric == "perplexity"
-    assert dataset.vocabulary_size == 10  # nine words and signs, and the unknown symbol
+    assert dataset.vocabulary_size == 10  # nine words and signs, and the unknown token
     assert dataset.baselines["5-gram baseline"] < 1.5 < dataset.baselines["unigram baseline"] < 10
     assert dataset.vocabulary.decode(dataset.vocabulary.encode("the Lazy fox")) == "the \ufffd fox"
 

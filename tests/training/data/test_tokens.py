@@ -76,11 +76,11 @@ def test_a_directory_of_texts(tmp_path, names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name + TEXT, encoding="utf-8", newline="")
     read = read_tokens(Data(path=tmp_path / "texts"))
-    whole = "\n\n".join(name + TEXT for name in sorted(names))
-    size = len(whole) - len(whole) // 10
-    vocabulary = Vocabulary.of(whole[:size])
+    joined = "\n\n".join(name + TEXT for name in sorted(names))
+    size = len(joined) - len(joined) // 10
+    vocabulary = Vocabulary.of(joined[:size])
     assert parts(read) == [
-        vocabulary.encode(part).tolist() for part in (whole[:size], whole[size:], "")
+        vocabulary.encode(part).tolist() for part in (joined[:size], joined[size:], "")
     ]
 
 
@@ -273,3 +273,31 @@ def test_memory_does_not_grow_with_the_text(tmp_path, monkeypatch, unit):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0], peaks
+
+
+def fill_ids_with_zeros(path):
+    ids = path.with_suffix(".ids")
+    ids.write_bytes(bytes(ids.stat().st_size))
+
+
+def remove_tokens_from_vocabulary(path):
+    content = json.loads(path.read_text())
+    content["symbols"] = content["symbols"][:5]
+    path.write_text(json.dumps(content))
+
+
+def change_a_token(path):
+    path.write_text(path.read_text().replace('"q"', '"Q"'))
+
+
+@pytest.mark.parametrize(
+    "make_corrupt", [fill_ids_with_zeros, remove_tokens_from_vocabulary, change_a_token]
+)
+def test_cached_ids_are_verified(text, cache, make_corrupt):
+    first = read_tokens(Data(path=text))
+    before = parts(first)
+    (path,) = (cache / "ids").glob("*.json")
+    make_corrupt(path)
+    again = read_tokens(Data(path=text))
+    assert parts(again) == before
+    assert again.vocabulary == first.vocabulary

@@ -5,7 +5,7 @@ import sys
 from lstm_jax.training.monitoring.progress import Progress
 
 
-def test_steps_of_an_earlier_session_do_not_count_for_the_rate(monkeypatch):
+def test_steps_before_a_resume_do_not_count_for_the_rate(monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     progress = Progress(steps=1000)
     progress.start(400)

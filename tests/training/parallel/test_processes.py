@@ -1,4 +1,4 @@
-"""Several processes on one machine, as a person starts them, against one with as many devices."""
+"""Two processes on one machine, compared with one process on two devices."""
 
 import json
 import os
@@ -41,42 +41,44 @@ def config(tmp_path):
     return path
 
 
+started = []
+
+
 @pytest.fixture(autouse=True)
-def none_is_left():
-    """A process that waits for another that failed would wait for minutes."""
+def kill_remaining_processes():
+    """A process whose peer failed would wait for minutes."""
     yield
-    while begun:
-        process = begun.pop()
+    while started:
+        process = started.pop()
         process.kill()
         process.communicate()
 
 
-begun = []
-
-
-def begin(config, devices, *args):
+def start_training(config, devices, *args):
+    """Starts ``train.py`` in a process with a number of devices."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "train.py", str(config), *map(str, args)]
     pipe = subprocess.PIPE
-    begun.append(
+    started.append(
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
     )
-    return begun[-1]
+    return started[-1]
 
 
-def end(process):
+def wait(process):
+    """Waits for a process that succeeds, and returns its output."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err[-4000:]
     return out
 
 
-def begin_both(config, *args):
-    """Two processes of one device each."""
+def start_two_processes(config, *args):
+    """Starts two processes of one device each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     return [
-        begin(
+        start_training(
             config, 1, *args, "--mesh.coordinator-address", address, "--mesh.num-processes", 2,
             "--mesh.process-id", i,
         )
@@ -84,59 +86,60 @@ def begin_both(config, *args):
     ]  # fmt: skip
 
 
-def together(config, *args):
-    """What two processes printed."""
-    return [end(process) for process in begin_both(config, *args)]
+def train_in_two_processes(config, *args):
+    """Returns the output of each process."""
+    return [wait(process) for process in start_two_processes(config, *args)]
 
 
-def figures(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def logged_metrics(run_dir):
+    """Returns the lines of metrics.jsonl, without metrics that depend on the clock."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in MACHINE} for line in lines]
 
 
-def test_two_processes_train_save_and_resume_as_one_with_two_devices(tmp_path, config):
+def test_two_processes_equal_one_process_with_two_devices(tmp_path, config):
     one, two = tmp_path / "one", tmp_path / "two"
-    end(begin(config, 2, "--workdir", one))
-    together(config, "--workdir", two, "--train.steps", 4)
-    first, second = together(config, "--workdir", two)
+    wait(start_training(config, 2, "--workdir", one))
+    train_in_two_processes(config, "--workdir", two, "--train.steps", 4)
+    first, second = train_in_two_processes(config, "--workdir", two)
     assert "resuming from step 4" in first
     assert "best checkpoint: step 8  eval" in first
-    assert "step" not in second  # one speaks
-    got, want = figures(two), figures(one)
+    assert "step" not in second  # only the first process prints
+    got, want = logged_metrics(two), logged_metrics(one)
     assert [line["step"] for line in got] == [2, 4, 4, 6, 8, 8]
-    for ours, theirs in zip(got, want, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5)
-    samples = [(folder / "samples.txt").read_text() for folder in (one, two)]
+    for got_line, want_line in zip(got, want, strict=True):
+        assert got_line == pytest.approx(want_line, rel=1e-5)
+    samples = [(run_dir / "samples.txt").read_text() for run_dir in (one, two)]
     assert samples[0] == samples[1]
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
 
 
 @pytest.mark.nightly
-def test_a_signal_to_one_process_stops_both_and_they_go_on(tmp_path, config):
-    """After a while in which both the newest and the best model are saved most of the time."""
-    folder = tmp_path / "run"
-    processes = begin_both(config, "--workdir", folder, "--train.steps", 100_000)
-    lines = folder / "metrics.jsonl"
+def test_a_signal_to_one_process_stops_both_and_they_resume(tmp_path, config):
+    """The signal comes after 60 lines of metrics. The run is saving most of the time."""
+    run_dir = tmp_path / "run"
+    processes = start_two_processes(config, "--workdir", run_dir, "--train.steps", 100_000)
+    lines = run_dir / "metrics.jsonl"
     for _ in range(3000):
         if lines.exists() and lines.read_text().count("\n") > 60:
             break
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGTERM)
-    first, second = map(end, processes)
-    stopped = re.search(
+    first, second = map(wait, processes)
+    message = re.search(
         r"Received a signal to another process: saved a checkpoint at step ([\d,]+)\.", first
     )
-    assert stopped, first
-    assert "Received" not in second  # one speaks
-    step = int(stopped[1].replace(",", ""))
-    first, _ = together(config, "--workdir", folder, "--train.steps", step + 4)
+    assert message, first
+    assert "Received" not in second  # only the first process prints
+    step = int(message[1].replace(",", ""))
+    first, _ = train_in_two_processes(config, "--workdir", run_dir, "--train.steps", step + 4)
     assert f"resuming from step {step:,}" in first
 
 
 FAILS = """
 import sys
-from lstm_jax.training.parallel import processes as distributed
-distributed.SECONDS_TO_END = 2
+from lstm_jax.training.parallel import processes
+processes.SECONDS_TO_END = 2
 if sys.argv[-1] == "1":
     from lstm_jax.training.errors import RunError
     from lstm_jax.training.run_dir import RunDir
@@ -148,7 +151,7 @@ if sys.argv[-1] == "1":
 
 def test_a_process_that_fails_ends_the_others(tmp_path, config):
     config.write_text(config.read_text() + FAILS)
-    first, second = begin_both(config, "--workdir", tmp_path / "run")
+    first, second = start_two_processes(config, "--workdir", tmp_path / "run")
     assert "error: no room for the second process." in second.communicate(timeout=200)[1]
     assert "another task died" in first.communicate(timeout=200)[1]
     assert first.returncode != 0 != second.returncode
@@ -166,11 +169,11 @@ def test_a_process_that_fails_ends_the_others(tmp_path, config):
         ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
     ],
 )
-def test_who_is_one_of_several(environment, is_one_of_several):
+def test_several_processes_are_detected_from_the_environment(environment, is_one_of_several):
     assert is_multi_process(environment) == is_one_of_several
 
 
-def test_processes_that_cannot_meet_say_what_to_pass(monkeypatch):
+def test_the_error_of_processes_that_cannot_connect_names_the_flags(monkeypatch):
     def initialize(*args, **kwargs):
         raise ValueError("coordinator_address should be defined.")
 
@@ -180,4 +183,4 @@ def test_processes_that_cannot_meet_say_what_to_pass(monkeypatch):
         match=r"mesh\.coordinator_address.*coordinator_address.*--mesh\.coordinator-address HOST:PORT",
     ):
         start(Mesh(coordinator_address="auto"))
-    start(Mesh())  # nothing to meet
+    start(Mesh())  # a single process

@@ -1,4 +1,4 @@
-"""Ways in which a run can end; named by the experiment, and imported by its process."""
+"""Functions that stand in for ``train`` and end in different ways. Processes of runs import them."""
 
 import os
 import signal
@@ -8,11 +8,11 @@ from lstm_jax.training.config import ConfigError
 
 
 def end(experiment):
-    """Stands in for ``train``."""
+    """Calls the function with the name of the experiment."""
     return globals()[experiment.name](experiment)
 
 
-def good(experiment):
+def no_result(experiment):
     return 0
 
 
@@ -20,8 +20,8 @@ def diverged(experiment):
     return 1
 
 
-def cannot(experiment):
-    raise ConfigError("data.path: nothing there.")
+def config_error(experiment):
+    raise ConfigError("data.path: no such file.")
 
 
 def bug(experiment):
@@ -32,8 +32,8 @@ def killed(experiment):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def patient(experiment):
-    """Until a signal comes; then saves and ends as a run does."""
+def wait_for_signal(experiment):
+    """Waits for a signal; then writes a file and exits with 0, as a run does."""
     experiment.workdir.mkdir()
 
     def save(number, frame):

@@ -1,4 +1,4 @@
-"""How runs in processes of their own end, and what signals do to them."""
+"""Runs in new processes: their status, and signals."""
 
 import os
 import signal
@@ -19,49 +19,52 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "said"),
+    ("name", "status", "message"),
     [
-        ("good", "incomplete", ""),  # it left no result
+        ("no_result", "incomplete", ""),
         ("diverged", "failed", ""),
-        ("cannot", "cannot be run", "error: data.path: nothing there.\n"),
+        ("config_error", "cannot be run", "error: data.path: no such file.\n"),
         ("bug", "crashed", "ZeroDivisionError: a bug\n"),
         ("killed", "crashed (exit code -9)", ""),
     ],
 )
-def test_how_a_run_ended(how, status, said, capfd):
+def test_the_status_of_each_ending(name, status, message, capfd):
     with Children(end) as children:
-        assert children.run(Experiment(name=how)) == status
+        assert children.run(Experiment(name=name)) == status
     assert not children.stopped
-    assert capfd.readouterr().err.endswith(said)
+    assert capfd.readouterr().err.endswith(message)
 
 
 def wait_for(path):
+    """Waits until a file has content, and returns the content."""
     for _ in range(600):
         if path.exists() and (text := path.read_text()):
             return text
         time.sleep(0.05)
-    raise AssertionError(f"{path} did not come")
+    raise AssertionError(f"{path} was not written")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_goes_on_to_the_run_and_handlers_come_back(number, tmp_path):
+def test_a_signal_is_forwarded_and_handlers_are_restored(number, tmp_path):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 
-    def later():
+    def send_signal():
         wait_for(tmp_path / "run" / "pid")
         os.kill(os.getpid(), number)
 
-    thread = threading.Thread(target=later)
+    thread = threading.Thread(target=send_signal)
     with Children(end) as children:
         thread.start()
-        assert children.run(Experiment(name="patient", workdir=tmp_path / "run")) == "stopped"
+        assert (
+            children.run(Experiment(name="wait_for_signal", workdir=tmp_path / "run")) == "stopped"
+        )
         assert children.stopped
     thread.join()
     assert (tmp_path / "run" / "saved").read_text() == number.name
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_parent_that_is_killed_takes_its_run_with_it(tmp_path):
+def test_a_run_stops_when_its_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "from pathlib import Path\n"
@@ -70,7 +73,7 @@ def test_a_parent_that_is_killed_takes_its_run_with_it(tmp_path):
         "from tests.training.sweeps.endings import end\n"
         "if __name__ == '__main__':\n"
         "    with Children(end) as children:\n"
-        f"        children.run(Experiment(name='patient', workdir=Path({str(tmp_path / 'run')!r})))\n"
+        f"        children.run(Experiment(name='wait_for_signal', workdir=Path({str(tmp_path / 'run')!r})))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, str(script)], env=environment) as parent:
