@@ -2,9 +2,11 @@
 
     python train.py configs/row_mnist.py --data.path DIRECTORY
 
-DIRECTORY has the four IDX files (train-images-idx3-ubyte and so on, gzipped or not). With name:mnist instead of
-DIRECTORY, the files are downloaded. On 2 cores: 4 min 25 s. Test accuracy 98.9 %, with the parameters that have
-the lowest loss on 5,000 validation images.
+DIRECTORY has the four IDX files (train-images-idx3-ubyte and so on, gzipped or not). With name:mnist instead,
+the files are downloaded.
+
+On 2 cores: 4 min 25 s. Test accuracy 98.9 %, with the parameters that have the lowest loss on 5,000
+validation images.
 """
 
 from pathlib import Path

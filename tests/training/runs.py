@@ -79,6 +79,8 @@ def send_signal_during(monkeypatch, where, number, call):
                 os.kill(os.getpid(), number)
             return function(*args, **kwargs)
 
+        if hasattr(function, "trace"):  # of a jitted function
+            called.trace = function.trace
         return called
 
     if where == "save":

@@ -47,5 +47,5 @@ def test_print_result_says_how_to_continue(tmp_path, capsys):
     print_result(RunDir(tmp_path), result)
     (line,) = capsys.readouterr().out.splitlines()
     assert re.search(
-        rf"{tmp_path} is complete.*step 2,400.*1\.5000.*1\.0400.*--train\.steps.*--workdir", line
+        rf"{tmp_path} is complete.*step 2,400.*1\.0400.*1\.5000.*--train\.steps.*--workdir", line
     )

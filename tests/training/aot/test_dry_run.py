@@ -51,7 +51,7 @@ def test_a_dry_run_prints_the_experiment_its_parameters_and_its_memory(run, caps
     assert any(line.startswith("optimizer state: ") for line in lines)
     assert any(line.startswith("memory per device: ") for line in lines)
     assert "  inside a time loop: none" in lines
-    assert lines[-1].endswith("nothing was trained, nor written to runs/tiny")
+    assert lines[-1].endswith("nothing was trained or written to runs/tiny")
 
 
 def test_a_dry_run_leaves_an_existing_run_unchanged(run, capsys):

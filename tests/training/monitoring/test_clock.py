@@ -41,6 +41,6 @@ def test_nothing_is_known_before_the_first_measured_step(time):
     assert clock.time_left(20) == ""
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3600.0, "60:00")])
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3600.0, "1:00:00")])
 def test_durations_are_minutes_and_seconds(seconds, text):
     assert duration(seconds) == text

@@ -80,7 +80,8 @@ def test_any_stdout_is_supported(command, tmp_path, case):
         assert "best checkpoint: step 20  eval" in done.stdout
     if encoding != "utf-8":
         assert r"\u65e5\u672c" in done.stdout
-        generated = command("generate", tmp_path / "run", PYTHONIOENCODING=encoding)
+        flags = ["--prompt", "\u65e5\u672c"]
+        generated = command("generate", tmp_path / "run", *flags, PYTHONIOENCODING=encoding)
         assert (generated.returncode, generated.stderr) == (0, "")
 
 

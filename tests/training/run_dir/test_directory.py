@@ -109,7 +109,7 @@ def test_truncate_drops_lines_after_a_step(tmp_path):
         run_dir.log(step, {"train/loss": 1.0})
         run_dir.log(step, {"eval/loss": 2.0})
         run_dir.sample(step, "a")
-    run_dir.truncate(4, evaluated=False, repeats=False, warn=pytest.fail)
+    run_dir.truncate(4, evaluated=False, reproducible=False, warn=pytest.fail)
     steps = [(line["step"], "eval/loss" in line) for line in run_dir.metrics()]
     assert steps == [(2, False), (2, True), (4, False)]  # the evaluation of step 4 is repeated
     superseded = (tmp_path / "metrics.jsonl.superseded").read_text().splitlines()
