@@ -69,8 +69,9 @@ class Console(Hook):
         self._print(run, run.step, metrics, speed(tokens_per_second) if tokens_per_second else "")
 
     def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
-        line = describe(metrics, run.dataset, splits(run.dataset)[0])
-        run.say(f"{position(run.step, run.config.train.steps)}  {line}", "cyan")
+        strongest = dict(list(run.dataset.baselines.items())[-1:])  # all are printed at the end
+        line = values(metrics, run.dataset.metric, "eval", strongest)
+        run.say(f"{position(run.step, run.config.train.steps)}  eval  {line}", "cyan")
         self.printed = time.monotonic()
 
     def on_finish(self, run: Run, params: Any, metrics: dict[str, float]) -> None:

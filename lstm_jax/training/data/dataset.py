@@ -33,8 +33,10 @@ class Dataset:
       input_size: Number of features of float inputs, 0 for tokens.
       stateful: Whether the LSTM state continues from batch to batch.
       predicts_next: Whether targets are later inputs, so that a bidirectional model would see them.
-      baselines: Values of ``metric`` on the validation set for predictors without a network, by name.
-      test_baselines: Values of ``metric`` on the test set for predictors without a network, by name.
+      baselines: Values of ``metric`` on the validation set for predictors without a network, by name, the
+        strongest last.
+      test_baselines: Values of ``metric`` on the test set for predictors without a network, by name, the
+        strongest last.
       vocabulary: Vocabulary of a text. None for other data.
       digest: Hash of the training data, empty for generated data.
       eval_digest: Result of :func:`evaluation_digest` for a batch size that does not depend on the
