@@ -178,7 +178,7 @@ def _best(
         raise RunError(f"{error}{hint}") from error
     for step, reason in corrupt.items():
         warnings.warn(
-            f"skipped the corrupt checkpoint {folder / str(step)}: {reason}",
+            f"the checkpoint {folder / str(step)} is corrupt and was skipped: {reason}",
             stacklevel=3,
         )
     if best is None:

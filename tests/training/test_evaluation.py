@@ -59,4 +59,4 @@ def test_a_split_is_described_with_its_baselines():
     _, test = splits(dataset)
     assert (test.name, test.batches) == ("test", dataset.test)
     line = describe({"test/bits": 1.5, "test/loss": 1.04}, dataset, test)
-    assert re.search(r"1\.5000.*unigram\b.* 2\.0000.*bits per symbol.*loss 1\.0400", line)
+    assert re.search(r"loss 1\.0400  bits/token 1\.5000 .*unigram\b.* 2\.0000", line)

@@ -292,7 +292,7 @@ def _crc(notes: dict[str, Any]) -> int:
 
 def _compare(saved: dict[str, str], expected: dict[str, str], folder: Path) -> None:
     differs = [
-        f"{name}: expected {expected.get(name, 'no array')}, got {saved.get(name, 'no array')}"
+        f"{name}: saved {saved.get(name, 'no array')}, expected {expected.get(name, 'no array')}"
         for name in sorted(saved.keys() | expected.keys())
         if saved.get(name) != expected.get(name)
     ]

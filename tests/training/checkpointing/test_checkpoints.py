@@ -10,6 +10,7 @@ import pytest
 from lstm_jax.training.checkpointing.checkpoints import (
     Checkpoints,
     CorruptError,
+    is_finite,
     steps_in,
 )
 from lstm_jax.training.errors import NotFiniteError, RunError
