@@ -16,13 +16,17 @@ from lstm_jax.training.program import Program
 
 
 def check_parts(config: Experiment, dataset: Dataset, program: Program, loss: Loss | None) -> None:
-    """Checks that dataset, model and loss fit each other. Runs nothing on a device.
+    """Checks that dataset, model and loss fit each other. Computes nothing on a device.
 
     Raises:
       ConfigError: If a shape, a name or a number of sequences is wrong.
     """
     batch = _training_batch(config, dataset)
     _check_evaluation_sets(dataset)
+    if loss is None and dataset.loss == "cross_entropy":  # another loss may use other integers
+        _check_classes("dataset.batch", batch, dataset)
+        _check_classes("dataset.eval", dataset.eval, dataset)
+        _check_classes("dataset.test", dataset.test, dataset)
     outputs = _outputs(dataset, program, batch)
     T, B = jnp.shape(batch.weights)
     expected = (T, B, dataset.output_size)
@@ -52,7 +56,8 @@ def _training_batch(config: Experiment, dataset: Dataset) -> Batch:
     batch: Batch
     if dataset.batch is None:
         generate: Any = dataset.generate
-        batch = _described("dataset.generate", lambda: jax.eval_shape(generate, jax.random.key(0)))
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        batch = _described("dataset.generate", lambda: jax.eval_shape(generate, key))
     else:
         batch = dataset.batch(0, np.arange(B))
         if B > 1:
@@ -64,11 +69,11 @@ def _training_batch(config: Experiment, dataset: Dataset) -> Batch:
 
 
 def _check_batch(name: str, batch: Batch, dataset: Dataset, B: int) -> None:
+    """Checks the first axes of all arrays of a batch of B sequences."""
     shape = jnp.shape(batch.weights)
     if len(shape) != 2 or shape[1] != B:
         raise ConfigError(
-            f"{name} must return weights of shape [T, {B}], for the requested {B} sequences "
-            f"(data.batch_size, or rows), got {shape}."
+            f"{name} must return weights of shape [T, {B}] if {B} sequences are requested, got {shape}."
         )
     for field in ("inputs", "targets", "scored", "lengths"):
         array = getattr(batch, field)
@@ -78,15 +83,12 @@ def _check_batch(name: str, batch: Batch, dataset: Dataset, B: int) -> None:
                 f"{name} must return {field} whose first axes are {list(expected)}, got the shape "
                 f"{jnp.shape(array)}."
             )
-    _check_classes(name, batch, dataset)
 
 
-def _check_classes(name: str, batch: Batch, dataset: Dataset) -> None:
-    """Checks that integer targets are class ids, if they are known and not shapes."""
-    targets = batch.targets
-    if not isinstance(targets, np.ndarray | jax.Array) or not jnp.issubdtype(
-        targets.dtype, jnp.integer
-    ):
+def _check_classes(name: str, batch: Batch | None, dataset: Dataset) -> None:
+    """Checks that targets are class ids, if they are arrays and not only shapes."""
+    targets = None if batch is None else batch.targets
+    if not isinstance(targets, np.ndarray | jax.Array):
         return
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= dataset.output_size:
@@ -97,6 +99,7 @@ def _check_classes(name: str, batch: Batch, dataset: Dataset) -> None:
 
 
 def _check_evaluation_sets(dataset: Dataset) -> None:
+    """Checks the validation set, and the test set if there is one."""
     for name, batches in (("eval", dataset.eval), ("test", dataset.test)):
         if batches is None:
             continue
@@ -107,7 +110,6 @@ def _check_evaluation_sets(dataset: Dataset) -> None:
             )
         if not np.sum(batches.weights) > 0:
             raise ConfigError(f"dataset.{name} must have a positive weight, got weights of 0.")
-        _check_classes(f"dataset.{name}", batches, dataset)
 
 
 def _outputs(dataset: Dataset, program: Program, batch: Batch) -> Any:
