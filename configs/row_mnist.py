@@ -5,7 +5,7 @@
 DIRECTORY has the four IDX files (train-images-idx3-ubyte and so on, gzipped or not). With name:mnist instead,
 the files are downloaded.
 
-On 2 cores: 4 min 25 s. Test accuracy 98.9 %, with the parameters that have the lowest loss on 5,000
+On 2 cores: 4 min 25 s. Test accuracy 99.0 %, with the parameters that have the lowest loss on 5,000
 validation images.
 """
 
