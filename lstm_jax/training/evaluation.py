@@ -107,6 +107,7 @@ def eval_metrics(sums: dict[str, float], dataset: Dataset, split: str) -> dict[s
     return metrics | {f"{split}/{dataset.metric}": METRICS[dataset.metric].of(loss, accuracy)}
 
 
-def describe(metrics: dict[str, float], dataset: Dataset, split: Split) -> str:
-    """Formats the metrics and baselines of a split."""
-    return f"{split.name:<4}  {values(metrics, dataset.metric, split.name, split.baselines)}"
+def describe_best(step: int, metrics: dict[str, float], dataset: Dataset, split: Split) -> str:
+    """Formats the metrics of the best checkpoint on a split, with all baselines."""
+    shown = values(metrics, dataset.metric, split.name, split.baselines)
+    return f"best checkpoint: step {step:,}  {split.name:<4}  {shown}"

@@ -10,7 +10,7 @@ import numpy as np
 from lstm_jax.training.config import Experiment
 from lstm_jax.training.config.json import as_json
 from lstm_jax.training.data.outline import shapes_of
-from lstm_jax.training.evaluation import describe, splits
+from lstm_jax.training.evaluation import describe_best, splits
 from lstm_jax.training.inference import generate
 from lstm_jax.training.jaxprs import recurrences
 from lstm_jax.training.metrics import METRICS, train_metrics
@@ -76,8 +76,7 @@ class Console(Hook):
 
     def on_finish(self, run: Run, params: Any, metrics: dict[str, float]) -> None:
         for split in splits(run.dataset):
-            line = describe(metrics, run.dataset, split)
-            run.say(f"best checkpoint: step {run.best_step:,}  {line}", "green")
+            run.say(describe_best(run.best_step, metrics, run.dataset, split), "green")
 
     def _print(self, run: Run, step: int, metrics: dict[str, float], speed: str) -> None:
         left = run.clock.time_left(step)

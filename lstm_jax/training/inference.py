@@ -18,7 +18,7 @@ from lstm_jax.training.data import make_dataset
 from lstm_jax.training.data.dataset import Dataset
 from lstm_jax.training.data.vocabulary import Vocabulary
 from lstm_jax.training.errors import RunError
-from lstm_jax.training.evaluation import describe, eval_metrics, make_evaluate, splits
+from lstm_jax.training.evaluation import describe_best, eval_metrics, make_evaluate, splits
 from lstm_jax.training.losses import LOSSES, Loss
 from lstm_jax.training.model import Carry, ModelOrFunction, make_model, merge, split
 from lstm_jax.training.parallel.layout import Layout
@@ -104,8 +104,7 @@ def evaluate(
     for part in splits(dataset):
         sums = run(best.state, part.batches)
         assert sums is not None  # None is returned only if should_stop is given
-        line = describe(eval_metrics(sums, dataset, part.name), dataset, part)
-        yield f"best checkpoint: step {best.step:,}  {line}"
+        yield describe_best(best.step, eval_metrics(sums, dataset, part.name), dataset, part)
 
 
 def generate(graphdef: Any, params: Any, vocabulary: Vocabulary, sample: Sample) -> str:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from lstm_jax.training.data.batch import Batch
 from lstm_jax.training.data.text import cut_into_rows
-from lstm_jax.training.evaluation import BATCHES_PER_CALL, describe, eval_metrics, splits
+from lstm_jax.training.evaluation import BATCHES_PER_CALL, describe_best, eval_metrics, splits
 from tests.training.language_model import DATASET, T, V, evaluate, graphdef_and_params
 
 STRICT = False
@@ -58,5 +58,5 @@ def test_a_split_is_described_with_its_baselines():
     assert [split.name for split in splits(DATASET)] == ["eval"]
     _, test = splits(dataset)
     assert (test.name, test.batches) == ("test", dataset.test)
-    line = describe({"test/bits": 1.5, "test/loss": 1.04}, dataset, test)
+    line = describe_best(400, {"test/bits": 1.5, "test/loss": 1.04}, dataset, test)
     assert re.search(r"loss 1\.0400  bits/token 1\.5000 .*unigram\b.* 2\.0000", line)
